@@ -1,0 +1,63 @@
+"""Pydantic's complaints as problems that teach."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from lumbre.config.base import Config, suggest
+from lumbre.config.merge import config_in, member
+from lumbre.errors import Problem
+
+
+def explain(kind: type[Config], tree: Mapping[str, Any], error: ValidationError) -> Iterator[Problem]:
+    """Yield a problem with key, fault and remedy for each of the validation's errors."""
+    for detail in error.errors():
+        yield _problem(kind, tree, detail)
+
+
+def _problem(kind: type[Config], tree: Mapping[str, Any], detail: ErrorDetails) -> Problem:
+    path = [str(part) for part in detail["loc"] if not str(part).startswith(("function-", "lax-or"))]
+    context = detail.get("ctx", {})
+    key = ".".join(path)
+    holder = _holder(kind, tree, path[:-1])
+    match detail["type"]:
+        case "extra_forbidden":
+            return Problem(key, "unknown key", suggest(path[-1], list(holder.model_fields) if holder else []))
+        case "missing":
+            field = holder.model_fields.get(path[-1]) if holder else None
+            return Problem(
+                key, "this key is required", (field.description or "").split("\n")[0] if field else ""
+            )
+        case "choice_type":
+            return Problem(f"{key}.type".lstrip("."), context["fault"], context["remedy"])
+        case "choice_mapping":
+            return Problem(key, detail["msg"], context["remedy"])
+        case "model_type":
+            return Problem(
+                key, f"expected a mapping, got {detail['input']!r}", "write `key: value` lines below it"
+            )
+    fault = detail["msg"].replace("Input should be", "should be").replace("Value error, ", "")
+    return Problem(key, f"{fault}, got {detail['input']!r}")
+
+
+def _holder(kind: type[Config] | None, tree: Any, path: Sequence[str]) -> type[Config] | None:
+    """Return the config class that holds the key below `path`, following each `type` in the tree."""
+    for part in path:
+        if kind is not None and part in kind.model_fields:
+            annotation = kind.model_fields[part].annotation
+            kind = config_in(annotation) or next(filter(None, map(config_in, get_args(annotation))), None)
+        elif not part.isdigit():
+            return None
+        tree = _item(tree, part)
+        kind = member(kind, tree) if isinstance(tree, Mapping) else kind
+    return kind
+
+
+def _item(tree: Any, part: str) -> Any:
+    if isinstance(tree, Mapping):
+        return tree.get(part)
+    if isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+        return tree[int(part)]
+    return None
