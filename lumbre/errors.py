@@ -7,6 +7,7 @@ LumbreError
 │   ├── TokenizerError      a tokenizer that cannot be trained, loaded, or does not match the data
 │   ├── CheckpointError     a checkpoint that is damaged or belongs to another run
 │   ├── ModelError          weights or a model folder that do not fit the model
+│   ├── TrainingError       a run that can no longer learn: its gradient is not finite
 │   ├── RunFolderError      a run folder that is locked, read-only or full
 │   └── LaunchError         a job that cannot be submitted or started
 └── LayoutError             what was set up is not what was asked for (world size, engine)
@@ -80,6 +81,10 @@ class CheckpointError(UserError):
 
 class ModelError(UserError):
     """Weights or a model folder that do not fit the model."""
+
+
+class TrainingError(UserError):
+    """A run that can no longer learn: its gradient is not finite."""
 
 
 class RunFolderError(UserError):

@@ -1,6 +1,7 @@
 """Config and Choice: typed groups of keys, and the one registry of the house."""
 
 import difflib
+import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -46,15 +47,18 @@ class Choice(Config):
     declaring `type: Literal["name"] = "name"`. Annotate a field with the root to accept any member.
     """
 
-    members: ClassVar[dict[str, type["Choice"]]] = {}
+    members: ClassVar[dict[str, builtins.type["Choice"]]] = {}
+
+    type: str
+    """Which member of the choice."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if Choice in cls.__bases__:
             cls.members = {}
-        elif "type" in cls.model_fields:
-            cls.members[cls.model_fields["type"].default] = cls
+        elif isinstance(name := cls.model_fields["type"].default, str):
+            cls.members[name] = cls
 
     @model_validator(mode="wrap")
     @classmethod

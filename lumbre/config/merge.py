@@ -33,9 +33,10 @@ def expand(
         path = f"{prefix}{key}"
         child = _child(kind, key)
         if isinstance(value, str) and child is not None:
-            value, found = _named(child, value, f"{path}.", key, search, seen, places.get(path, ""))
+            out[key], found = _named(child, value, f"{path}.", key, search, seen, places.get(path, ""))
             marks |= found
-        elif isinstance(value, dict):
+            continue
+        if isinstance(value, dict):
             inner = {spot: place for spot, place in places.items() if spot.startswith(f"{path}.")}
             value, found = expand(child, value, inner, f"{path}.", key, search, seen)
             marks |= found
@@ -43,7 +44,7 @@ def expand(
             marks |= {spot: place for spot, place in places.items() if spot.startswith(f"{path}.")}
         if path in places:
             marks[path] = places[path]
-        out[key] = _merge(out.get(key), value)
+        out[key] = _merge(out.get(key), value, child)
     return out, marks
 
 
@@ -73,20 +74,31 @@ def _named(
     return expand(kind, source.tree, places, prefix, room, search, (*seen, file))
 
 
-def _merge(under: Any, over: Any) -> Any:
-    """Lay a mapping over another; another `type` replaces the whole mapping, for its keys are others."""
+def _merge(under: Any, over: Any, kind: type[Config] | None) -> Any:
+    """Lay a mapping over another, key by key; anything else replaces what was there."""
     if not (isinstance(under, dict) and isinstance(over, dict)):
         return over
-    if "type" in over and over["type"] != under.get("type", over["type"]):
-        return over
-    return {**under, **{key: _merge(under.get(key), value) for key, value in over.items()}}
+    if "type" in over:
+        under = _retyped(under, over["type"], kind)
+    kind = member(kind, {**under, **over})
+    return {**under, **{key: _merge(under.get(key), over[key], _child(kind, key)) for key in over}}
+
+
+def _retyped(tree: dict[str, Any], name: Any, kind: type[Config] | None) -> dict[str, Any]:
+    """Keep, where another `type` is chosen, only the keys that every member of the choice has."""
+    if name == tree.get("type", name):
+        return tree
+    shared = kind.model_fields if kind is not None and _is_root(kind) else {}
+    return {key: value for key, value in tree.items() if key in shared}
 
 
 def override(
     kind: type[Config], tree: dict[str, Any], places: dict[str, str], text: str, search: Sequence[Path]
 ) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the tree with `key.path=value` set, and the places with the key's; indices go into lists."""
     key, equals, raw = text.partition("=")
-    if not equals or not key or not all(key.split(".")):
+    steps = key.split(".")
+    if not equals or not all(steps):
         problem = Problem("", f"{text!r} is not an override", "write key.path=value", "command line")
         raise ConfigError([problem])
     try:
@@ -95,39 +107,46 @@ def override(
         raise ConfigError(
             [Problem(key, f"{raw!r} is not a YAML value", "quote it", "command line")]
         ) from error
-    steps = key.split(".")
-    for step in reversed(steps):
-        value = {step: value}
-    mark = {key: "command line"}
-    _check_lists(tree, steps, key)
-    layer, marks = expand(kind, _listless(tree, value), mark, "", "", search, ())
-    replaced = {spot: place for spot, place in places.items() if not spot.startswith(f"{key}.")}
-    return _merge(tree, layer), replaced | marks
+    found = {spot: place for spot, place in places.items() if not spot.startswith(f"{key}.")}
+    found[key] = "command line"
+    return _set(kind, tree, steps, value, key, search, found), found
 
 
-def _check_lists(tree: Any, steps: Sequence[str], key: str) -> None:
-    for step in steps:
-        if isinstance(tree, list):
-            if not step.isdigit() or int(step) >= len(tree):
-                fault = f"{step!r} is no index of a list of {len(tree)}"
-                raise ConfigError([Problem(key, fault, "indices start at 0", "command line")])
-            tree = tree[int(step)]
-        elif isinstance(tree, dict):
-            tree = tree.get(step)
-        else:
-            return
+def _set(
+    kind: type[Config] | None,
+    tree: Any,
+    steps: Sequence[str],
+    value: Any,
+    key: str,
+    search: Sequence[Path],
+    places: dict[str, str],
+) -> Any:
+    """Return a copy of `tree` with the value at the end of `steps`; what a named file sets goes to places."""
+    step, *rest = steps
+    if isinstance(tree, list):
+        if not step.isdigit() or int(step) >= len(tree):
+            fault = f"{step!r} is no index of a list of {len(tree)}"
+            raise ConfigError([Problem(key, fault, "indices start at 0", "command line")])
+        at = int(step)
+        inner = _set(kind, tree[at], rest, value, key, search, places) if rest else value
+        return [*tree[:at], inner, *tree[at + 1 :]]
+    tree = dict(tree) if isinstance(tree, dict) else {}
+    if step == "type" and not rest:
+        tree = _retyped(tree, value, kind)
+    child = _child(member(kind, tree), step) or _item_kind(member(kind, tree), step)
+    if rest:
+        value = _set(child, tree.get(step), rest, value, key, search, places)
+    elif isinstance(value, str) and child is not None and _child(member(kind, tree), step) is not None:
+        value, found = _named(child, value, f"{key}.", step, search, (), "command line")
+        places |= found
+    return {**tree, step: value}
 
 
-def _listless(under: Any, over: Any) -> Any:
-    """Turn {"0": x} laid over a list into that list with item 0 merged."""
-    if isinstance(under, list) and isinstance(over, dict):
-        return [
-            _merge(item, _listless(item, over[str(i)])) if str(i) in over else item
-            for i, item in enumerate(under)
-        ]
-    if isinstance(under, dict) and isinstance(over, dict):
-        return {key: _listless(under.get(key), value) for key, value in over.items()}
-    return over
+def _item_kind(kind: type[Config] | None, key: str) -> type[Config] | None:
+    """Return the Config that a list's items are, for a key whose value is a list."""
+    if kind is None or key not in kind.model_fields:
+        return None
+    return next(filter(None, map(config_in, get_args(kind.model_fields[key].annotation))), None)
 
 
 def _child(kind: type[Config] | None, key: str) -> type[Config] | None:
@@ -147,6 +166,12 @@ def config_in(annotation: Any) -> type[Config] | None:
 
 
 def member(kind: type[Config] | None, tree: Mapping[str, Any]) -> type[Config] | None:
-    if kind is not None and issubclass(kind, Choice) and Choice in kind.__bases__:
+    """Return the class that the tree's `type` picks, where the kind is a choice."""
+    if kind is not None and _is_root(kind):
+        assert issubclass(kind, Choice)
         return kind.members.get(str(tree.get("type")), kind)
     return kind
+
+
+def _is_root(kind: type[Config]) -> bool:
+    return issubclass(kind, Choice) and Choice in kind.__bases__

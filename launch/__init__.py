@@ -1,0 +1,1 @@
+"""Launchers: one job, started here or handed to a cluster; never imports torch."""

@@ -1,0 +1,156 @@
+"""The `lumbre` command: finds the program by name, imports it late, and explains what went wrong."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+import lumbre
+from lumbre import config as configs
+from lumbre.distributed import world
+from lumbre.errors import ConfigError, ExitStatus, LumbreError
+from lumbre.signals import interrupt_on_signals
+
+app = typer.Typer(
+    name="lumbre",
+    help="Raw text to a pretrained Transformer to a fine-tuned model: one YAML, one command.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config's name.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides of the config's keys.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Resolve, check and print the config; train nothing.")
+]
+
+
+@app.command()
+def prepare(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Tokenize a corpus into shards (pretrain does it by itself where it has not been done)."""
+    return _program("pretrain", "prepare", config, overrides, dry_run)
+
+
+@app.command()
+def pretrain(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Pretrain a Transformer; the same command again goes on where the run left off."""
+    return _program("pretrain", "main", config, overrides, dry_run)
+
+
+@app.command()
+def finetune(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Fine-tune a model folder on a task and measure it."""
+    return _program("finetune", "main", config, overrides, dry_run)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def launch(context: typer.Context) -> int:
+    """Start a program through a launcher: lumbre launch LAUNCH_CONFIG -- PROGRAM CONFIG ..."""
+    return int(importlib.import_module("lumbre.launch.__main__").main(context.args))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a checkpoint.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write.")],
+) -> int:
+    """Write a run's latest checkpoint as a Hugging Face folder, and prove that its logits are the same."""
+    importlib.import_module("lumbre.pretrain.export").export(run, to)
+    return ExitStatus.DONE
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run, or a Hugging Face folder.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", help="Text to go on from; may be given again.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 48,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the sampling.")] = 1,
+) -> int:
+    """Let a decoder complete prompts."""
+    module = importlib.import_module("lumbre.generate")
+    module.complete(folder, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    return ExitStatus.DONE
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+) -> int:
+    """Draw the runs' loss curves, figures and results on one self-contained page."""
+    written = importlib.import_module("lumbre.tracking.report").write_report(runs, to)
+    print(f"report: {written}")
+    return ExitStatus.DONE
+
+
+def _program(package: str, function: str, config: str, overrides: list[str] | None, dry_run: bool) -> int:
+    file = configs.find(config, package)
+    # Before torch is imported, which takes seconds: a file that does not parse is told at once.
+    configs.read(file)
+    run = importlib.import_module(f"lumbre.{package}.run")
+    resolved = configs.load(run.CONFIG, file, overrides or [], room=package)
+    if dry_run:
+        if world().is_main:
+            print(configs.dump(resolved), end="")
+        return ExitStatus.DONE
+    program: Callable[[Any], int] = getattr(run, function)
+    return program(resolved)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its status; users' errors are explained without a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"lumbre {lumbre.__version__}")
+        sys.exit(ExitStatus.DONE)
+    interrupt_on_signals()
+    try:
+        status = app(arguments, standalone_mode=False, prog_name="lumbre")
+        code = int(status or ExitStatus.DONE)
+    except LumbreError as error:
+        if error.exit_status == ExitStatus.BUG:
+            raise
+        _explain(error)
+        code = int(error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        Console(stderr=True).print("stopped; run the same command again to go on")
+        code = int(ExitStatus.STOPPED)
+    except TyperException as error:
+        print(f"error: {error.format_message()} Try 'lumbre --help'.", file=sys.stderr)
+        code = int(ExitStatus.USER_ERROR)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _explain(error: LumbreError) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if isinstance(error, ConfigError):
+        count = len(error.problems)
+        title = "1 problem in the config" if count == 1 else f"{count} problems in the config"
+        console.print(f"[bold red]error:[/] {title}")
+        for problem in error.problems:
+            console.print(f"  {problem}", markup=False)
+    else:
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(str(error), markup=False)
+
+
+if __name__ == "__main__":
+    main()

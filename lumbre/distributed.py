@@ -1,0 +1,153 @@
+"""The processes of one run: who they are, how they agree, and random numbers that no layout changes.
+
+Nothing here imports torch at module level, so that configs can be checked without it.
+"""
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+PR_SET_PDEATHSIG = 1
+
+
+class Stream(IntEnum):
+    """What a counter-based random number is for: the first counter of `random`."""
+
+    ORDER = 0
+    NOISE = 1
+    EVALUATION_NOISE = 2
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the processes of the run."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks for the run: prints, tracks and writes what is written once."""
+        return self.rank == 0
+
+
+def world() -> World:
+    """Return this process's place as torchrun, srun wrappers or nothing (one process) state it."""
+
+    def number(name: str, default: int) -> int:
+        return int(os.environ.get(name, default))
+
+    return World(
+        number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1)
+    )
+
+
+@contextmanager
+def session(seed: int, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
+    """Join the run's process group (NCCL on CUDA, gloo elsewhere), seed torch, and leave at the end.
+
+    The initial weights of a model come from torch's generator, so every rank gets the same seed.
+    """
+    from datetime import timedelta
+
+    import torch
+
+    here = world()
+    if here.size > 1:
+        die_with_parent()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(here.local_rank)
+    if here.size > 1:
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    torch.manual_seed(seed)
+    try:
+        yield here
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, so that a killed job leaves no orphans."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return
+
+
+def device() -> "torch.device":
+    """Return the device of this process: its CUDA device, Apple's GPU, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", world().local_rank)
+    if world().size == 1 and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait for every rank; nothing to do for one process."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Return the elementwise sum over ranks, in float64 (exact for counts below 2**53)."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return list(values)
+    where = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(list(values), dtype=torch.float64, device=where)
+    torch.distributed.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return every rank's small picklable value, in rank order, on every rank."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def from_main(value: Any) -> Any:
+    """Return rank 0's small picklable value on every rank."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def random(seed: int, *counter: int) -> np.random.Generator:
+    """Return a generator that is a pure function of (seed, counter): Philox (Salmon et al., SC 2011).
+
+    Up to three non-negative counters below 2**64 name what is drawn, say (stream, sample). The lowest
+    word of Philox's own counter is left to the generator, so streams never overlap below 2**64 blocks.
+    """
+    if len(counter) > 3:
+        raise ValueError("at most three counters")
+    words = [0, *counter, *([0] * (3 - len(counter)))]
+    return np.random.Generator(np.random.Philox(key=seed, counter=words))

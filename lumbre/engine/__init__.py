@@ -1,0 +1,7 @@
+"""Engines: what runs forward, backward and the optimizer on a layout."""
+
+from lumbre.engine.accelerate import AccelerateConfig
+from lumbre.engine.base import Engine, EngineConfig, Fragment, Read
+from lumbre.engine.deepspeed import DeepSpeedConfig
+
+__all__ = ["AccelerateConfig", "DeepSpeedConfig", "Engine", "EngineConfig", "Fragment", "Read"]

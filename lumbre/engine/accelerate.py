@@ -1,0 +1,102 @@
+"""The accelerate engine: one CPU, one GPU, Apple silicon or plain DDP, through Hugging Face Accelerate."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lumbre import distributed
+from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, autocast, even_slice
+from lumbre.optim import OptimizerConfig
+
+
+class AccelerateConfig(EngineConfig):
+    """Accelerate: one device, or data parallel with every rank holding the whole model."""
+
+    type: Literal["accelerate"] = "accelerate"
+    """The engine's name."""
+    zero_stage: Literal[0] = 0
+    """Every rank holds everything; other stages are engine.type=deepspeed."""
+
+    def build(
+        self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int
+    ) -> "AccelerateEngine":
+        """Wrap the model in DDP where there are several ranks."""
+        return AccelerateEngine(model, optimizer, self)
+
+
+class AccelerateEngine:
+    """Data parallel training; the reference that other layouts are tested against."""
+
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, config: AccelerateConfig) -> None:
+        from accelerate import Accelerator
+
+        self.device = distributed.device()
+        dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.module = model.to(self.device, dtype)
+        self._config = optimizer
+        # cpu=True or Accelerate runs as many independent jobs as there are ranks, silently.
+        self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")
+        self._precision = config.precision
+        self._optimizer = optimizer.build(self.module.named_parameters())
+        self._model = self._accelerator.prepare_model(self.module)
+        expected = nn.parallel.DistributedDataParallel if distributed.world().size > 1 else type(model)
+        self._world = assert_layout(
+            self._accelerator.num_processes, engine="accelerate", built=self._model, expected=expected
+        )
+
+    def forward(self) -> nn.Module:
+        """Return the model as Accelerate prepared it."""
+        return self._model  # type: ignore[no-any-return]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return torch's autocast for the precision."""
+        return autocast(self.device, self._precision)
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        """Hold DDP's reduction back until the last micro batch."""
+        return nullcontext() if last else self._accelerator.no_sync(self._model)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient; DDP takes the mean over ranks, so the loss is scaled to give the sum."""
+        self._accelerator.backward(loss * self._world.size)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update and clear; return the global norm."""
+        limit = self._config.gradient_clipping or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(norm)
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield this rank's even share of every parameter."""
+        for name, parameter in self.module.named_parameters():
+            start, stop = even_slice(parameter.numel(), self._world.rank, self._world.size)
+            tensors = {"param": parameter.detach().flatten()[start:stop]}
+            if parameter.requires_grad:
+                state = self._optimizer.state[parameter]
+                for key in self._config.state_names:
+                    tensors[key] = state[key].flatten()[start:stop]
+            yield Fragment(name, tuple(parameter.shape), start, tensors)
+
+    @torch.no_grad()
+    def restore(self, read: Read, step: int) -> None:
+        """Read every parameter whole, for every rank holds all of it."""
+        for name, parameter in self.module.named_parameters():
+            parameter.copy_(read("param", name, 0, parameter.numel()).view_as(parameter))
+            if parameter.requires_grad:
+                state = self._config.initial_state(parameter, step)
+                for key in self._config.state_names:
+                    state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
+                self._optimizer.state[parameter] = state
+
+    def state_dict(self) -> dict[str, torch.Tensor] | None:
+        """Return the weights on the main rank."""
+        if not self._world.is_main:
+            return None
+        return {name: tensor.detach().cpu() for name, tensor in self.module.state_dict().items()}

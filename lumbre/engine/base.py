@@ -1,0 +1,118 @@
+"""The Engine protocol: what moves a model through forward, backward and optimizer step on some layout."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from lumbre.config import Choice
+from lumbre.distributed import World, world
+from lumbre.errors import LayoutError
+from lumbre.optim import OptimizerConfig
+
+Precision = Literal["float32", "bfloat16", "float64"]
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The part of one parameter that this rank owns in a checkpoint.
+
+    `tensors` maps "param" and each optimizer state's name to a flat tensor: elements
+    [start, start + numel) of the flattened parameter.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def numel(self) -> int:
+        """How many elements of the parameter the fragment covers."""
+        return next(iter(self.tensors.values())).numel()
+
+
+Read = Callable[[str, str, int, int], torch.Tensor]
+"""read(kind, name, start, stop): a flat tensor out of a checkpoint; kind is "param" or a state's name."""
+
+
+class Engine(Protocol):
+    """A model, its optimizer and its layout. Gradients are sums over micro batches and ranks.
+
+    One training step is: `backward(loss, last=...)` for each micro batch, then `step(learning_rate)`.
+    """
+
+    module: nn.Module
+    """The model as its owner built it: for evaluation and for export in stages 0 to 2."""
+    device: torch.device
+
+    def forward(self) -> nn.Module:
+        """Return the callable that runs the model with this layout's hooks."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which forward passes run."""
+        ...
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        """Return the context of one micro batch; ranks reduce gradients only in the last."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add this micro batch's gradient."""
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Clip by the global norm, update, clear the gradient; return the norm before clipping."""
+        ...
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield what this rank owns of parameters and optimizer state, in float32 (or float64)."""
+        ...
+
+    def restore(self, read: Read, step: int) -> None:
+        """Set parameters, optimizer state and step counters from a checkpoint of any layout."""
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor] | None:
+        """Return the whole model's weights in float32 on the main rank, None elsewhere; all ranks call."""
+        ...
+
+
+class EngineConfig(Choice):
+    """What runs the training step."""
+
+    precision: Precision = "float32"
+    """Arithmetic of the forward and backward pass; master weights stay float32 (float64 with float64)."""
+
+    def build(self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int) -> Engine:
+        """Place the model on this process's device and return the engine."""
+        raise NotImplementedError
+
+
+def assert_layout(size: int, *, engine: str, built: object, expected: type) -> World:
+    """Check that the engine is the one asked for, over the world that was asked for.
+
+    Raises LayoutError: training on another layout than asked for would go unnoticed.
+    """
+    here = world()
+    if size != here.size:
+        raise LayoutError(f"engine {engine}: {here.size} processes were asked for, {size} take part")
+    if not isinstance(built, expected):
+        raise LayoutError(f"engine {engine}: expected a {expected.__name__}, got a {type(built).__name__}")
+    return here
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Return torch's autocast in bfloat16, and nothing for the precisions that the weights have."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def even_slice(numel: int, rank: int, size: int) -> tuple[int, int]:
+    """Return the [start, stop) that `rank` of `size` writes of a tensor that every rank holds whole."""
+    return numel * rank // size, numel * (rank + 1) // size

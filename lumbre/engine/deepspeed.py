@@ -1,0 +1,282 @@
+"""The DeepSpeed engine: ZeRO stages 0 to 3 (Rajbhandari et al., 2020, arXiv:1910.02054)."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from lumbre import distributed
+from lumbre.engine.base import EngineConfig, Fragment, Precision, Read, assert_layout, autocast, even_slice
+from lumbre.errors import Problem
+from lumbre.optim import OptimizerConfig
+
+
+class DeepSpeedConfig(EngineConfig):
+    """DeepSpeed ZeRO over every rank, called directly."""
+
+    type: Literal["deepspeed"] = "deepspeed"
+    """The engine's name."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Raw DeepSpeed JSON keys, passed through; one that Lumbre sets itself is an error."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Report raw keys that contradict a key of ours, and arithmetic that DeepSpeed does not have."""
+        if self.precision == "float64":
+            remedy = "use float32 or bfloat16, or engine.type=accelerate"
+            yield Problem("precision", "DeepSpeed has no float64", remedy)
+        ours = self.json_config(micro_batch_size=1, gradient_clipping=1.0)
+        for key in _clashes(self.deepspeed, ours):
+            owner = _OWNERS.get(key.split(".")[0], "engine")
+            yield Problem(f"deepspeed.{key}", f"is set by {owner}", f"delete it, and set {owner} instead")
+
+    def json_config(self, micro_batch_size: int, gradient_clipping: float) -> dict[str, Any]:
+        """Return DeepSpeed's JSON config for this engine, without the raw keys."""
+        mixed = self.precision == "bfloat16"
+        config: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": micro_batch_size,
+            # The trainer marks the boundary of accumulation itself, so that one engine serves any number.
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": gradient_clipping if self.zero_stage else 0.0,
+            "zero_optimization": {"stage": self.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31 - 1,
+        }
+        if mixed and self.zero_stage:
+            config["bf16"] = {"enabled": True}
+            # Sums over micro batches and ranks stay float32, so that the layout does not show in them.
+            config["communication_data_type"] = "fp32"
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        return config
+
+    def build(self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int) -> "DeepSpeedEngine":
+        """Initialise DeepSpeed over the process group."""
+        return DeepSpeedEngine(model, optimizer, self, micro_batch_size)
+
+
+_OWNERS = {
+    "train_micro_batch_size_per_gpu": "train.micro_batch_size",
+    "train_batch_size": "train.global_batch_size",
+    "gradient_accumulation_steps": "train.accumulation_steps",
+    "gradient_clipping": "optimizer.gradient_clipping",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+    "bf16": "engine.precision",
+    "fp16": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "communication_data_type": "engine.precision",
+    "data_types": "engine.precision",
+    "zero_optimization": "engine.zero_stage",
+}
+_WHOLE = ("train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast")
+"""Raw keys that are ours whether or not the present config sets them."""
+
+
+def _clashes(raw: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in raw.items():
+        if not prefix and key in _WHOLE:
+            yield key
+        elif key in ours:
+            if isinstance(value, Mapping) and isinstance(ours[key], Mapping):
+                yield from _clashes(value, ours[key], f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+
+def _merged(ours: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(ours)
+    for key, value in raw.items():
+        out[key] = _merged(out[key], value) if isinstance(value, Mapping) and key in out else value
+    return out
+
+
+class DeepSpeedEngine:
+    """One DeepSpeed engine; stage 0 in bfloat16 is float32 weights under autocast, as plain DDP."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: OptimizerConfig, config: DeepSpeedConfig, micro_batch_size: int
+    ) -> None:
+        deepspeed = _import()
+        self.device = distributed.device()
+        self._stage = config.zero_stage
+        self._config = optimizer
+        # DeepSpeed's own bfloat16 takes an extra optimizer step at stage 0 and so follows another curve.
+        self._autocast: Precision = config.precision if self._stage == 0 else "float32"
+        if not torch.distributed.is_initialized():
+            _join_alone()
+        model = model.to(self.device)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer.build(model.named_parameters()),
+            config=_merged(
+                config.json_config(micro_batch_size, optimizer.gradient_clipping), config.deepspeed
+            ),
+            dist_init_required=False,
+        )
+        self._world = assert_layout(
+            torch.distributed.get_world_size(),
+            engine="deepspeed",
+            built=self._engine,
+            expected=deepspeed.DeepSpeedEngine,
+        )
+        stage = self._engine.zero_optimization_stage()
+        assert stage == self._stage, f"ZeRO stage {self._stage} was asked for, {stage} is in use"
+        self.module: nn.Module = self._engine.module
+
+    def forward(self) -> nn.Module:
+        """Return DeepSpeed's engine."""
+        return self._engine  # type: ignore[no-any-return]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return autocast at stage 0 in bfloat16; nothing else needs it."""
+        return autocast(self.device, self._autocast)
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        """Tell DeepSpeed whether gradients are complete after this micro batch."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient; DeepSpeed takes the mean over ranks, so the loss is scaled to give the sum."""
+        self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update and clear; return the global norm."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = 0.0
+        if self._stage == 0:
+            limit = self._config.gradient_clipping or float("inf")
+            norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()) if self._stage else norm
+
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield the partition that this rank's ZeRO optimizer owns, by parameter name."""
+        self._ensure_state()
+        for name, parameter in self._parameters():
+            if self._stage == 3:
+                start, stop = self._partition(parameter)
+                if start < stop:
+                    tensors = {key: self._local(parameter, key)[: stop - start] for key in self._kinds}
+                    yield Fragment(name, tuple(parameter.ds_shape), start, tensors)
+            elif self._stage:
+                mapping = parameter._hp_mapping
+                if mapping is not None:
+                    keys = {key: None if key == "param" else key for key in self._kinds}
+                    tensors = {key: mapping.get_hp_fragment(state) for key, state in keys.items()}
+                    start = mapping.lp_fragment_address.start
+                    yield Fragment(name, tuple(parameter.shape), start, tensors)
+            else:
+                start, stop = even_slice(parameter.numel(), self._world.rank, self._world.size)
+                state = self._optimizer.state[parameter]
+                tensors = {key: state[key].flatten()[start:stop] for key in self._config.state_names}
+                tensors["param"] = parameter.detach().flatten()[start:stop]
+                yield Fragment(name, tuple(parameter.shape), start, tensors)
+
+    @torch.no_grad()
+    def restore(self, read: Read, step: int) -> None:
+        """Read the fragments that this rank owns, and the forward pass's own copy of the weights."""
+        self._ensure_state(step)
+        for name, parameter in self._parameters():
+            if self._stage == 3:
+                start, stop = self._partition(parameter)
+                for key in self._kinds:
+                    if start < stop:
+                        self._local(parameter, key)[: stop - start].copy_(read(key, name, start, stop))
+                if start < stop:
+                    parameter.ds_tensor[: stop - start].copy_(read("param", name, start, stop))
+                continue
+            whole = read("param", name, 0, parameter.numel()).to(self.device)
+            parameter.copy_(whole.view_as(parameter))
+            if self._stage:
+                mapping = parameter._hp_mapping
+                if mapping is not None:
+                    address = mapping.lp_fragment_address
+                    start, stop = address.start, address.start + address.numel
+                    mapping.get_hp_fragment().copy_(whole[start:stop])
+                    for key in self._config.state_names:
+                        mapping.get_hp_fragment(key).copy_(read(key, name, start, stop))
+            else:
+                state = self._optimizer.state[parameter]
+                for key in self._config.state_names:
+                    state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
+        if self._stage == 3 and self._optimizer.persistent_parameters:
+            kept = self._optimizer.persistent_parameters
+            kept[0].partition(kept)
+            kept[0].all_gather(kept)
+
+    def state_dict(self) -> dict[str, torch.Tensor] | None:
+        """Return the master weights on the main rank, one parameter gathered at a time."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        out: dict[str, torch.Tensor] = {}
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            whole = safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
+            if self._world.is_main:
+                out[name] = whole.float().cpu()
+        for name, buffer in self.module.named_buffers():
+            out[name] = buffer.detach().cpu()
+        return out if self._world.is_main else None
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return ("param", *self._config.state_names)
+
+    def _parameters(self) -> Iterator[tuple[str, Any]]:
+        """Yield names and parameters, as Any for what DeepSpeed has hung on them."""
+        yield from self.module.named_parameters()
+
+    def _flat_parameters(self) -> list[torch.Tensor]:
+        if self._stage == 3:
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        base = self._optimizer.optimizer if self._stage else self._optimizer
+        return [parameter for group in base.param_groups for parameter in group["params"]]
+
+    def _ensure_state(self, step: int | None = None) -> None:
+        """Make the optimizer's state exist, which torch makes only at the first step."""
+        state = self._optimizer.optimizer.state if self._stage else self._optimizer.state
+        for parameter in self._flat_parameters():
+            if step is not None or not state[parameter]:
+                state[parameter] = self._config.initial_state(parameter, step or 0)
+        if self._stage in (1, 2):
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _partition(self, parameter: Any) -> tuple[int, int]:
+        size = parameter.partition_numel()
+        start = size * self._world.rank
+        return start, min(start + size, parameter.ds_numel)
+
+    def _local(self, parameter: Any, key: str) -> torch.Tensor:
+        state = None if key == "param" else key
+        view: torch.Tensor = self._optimizer.get_local_fp32_param(parameter, state)
+        return view
+
+
+def _import() -> Any:
+    """Import DeepSpeed quietly, with the CPU collective that it would compile for a minute left out."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    # torch 2.13 deprecates names of collectives that DeepSpeed 0.19 calls, at every call.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _join_alone() -> None:
+    """Make the process group of one process that DeepSpeed needs even where no launcher made one."""
+    os.environ.setdefault("LOCAL_RANK", "0")
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)

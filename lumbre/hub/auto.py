@@ -1,0 +1,228 @@
+"""Model folders: written in a Hugging Face family's own format where one fits, and read back.
+
+Where no family expresses the model, its model type is `lumbre`: our config and our names.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from lumbre.errors import ModelError
+from lumbre.files import explained, sync
+from lumbre.hub.base import SpecialIds, StateDictAdapter, check_names, check_shape, ids
+from lumbre.hub.bert import Bert
+from lumbre.hub.card import model_card
+from lumbre.hub.gpt2 import Gpt2
+from lumbre.hub.llama import Llama
+from lumbre.models import LanguageModel, TransformerConfig
+
+ADAPTERS: tuple[StateDictAdapter, ...] = (Bert(), Gpt2(), Llama())
+LUMBRE = "lumbre"
+TIED = "head.decoder.weight"
+WRITTEN = (".json", ".safetensors", ".md", ".txt", ".model")
+"""Endings of what a model folder holds; a folder with anything else is not replaced."""
+
+
+class SavableTokenizer(SpecialIds, Protocol):
+    """A tokenizer that can write itself into a model's folder."""
+
+    def save(
+        self, folder: Path, *, model_max_length: int | None = None, token_type_ids: bool | None = None
+    ) -> None:
+        """Write tokenizer.json and tokenizer_config.json, for a model of that length and those inputs."""
+
+
+def adapter_for(config: TransformerConfig) -> StateDictAdapter | None:
+    """Return the family whose own class expresses the model, or None."""
+    return next((adapter for adapter in ADAPTERS if adapter.misfit(config) is None), None)
+
+
+def save(model: LanguageModel, tokenizer: SavableTokenizer | None, folder: str | Path) -> Path:
+    """Write config.json, model.safetensors, the tokenizer and a model card; return the folder.
+
+    The folder appears whole or not at all, and an older model in its place is replaced at the end. Raises
+    ModelError when the folder holds what is no model's, or cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    adapter = adapter_for(model.config)
+    if adapter is not None:
+        config, state = adapter.to_hf_config(model.config, tokenizer), adapter.to_hf_state(model)
+        config |= {"model_type": adapter.model_type, "architectures": [adapter.architecture]}
+    else:
+        config = {"model_type": LUMBRE, "architectures": ["LanguageModel"], **ids(tokenizer)}
+        config["transformer"] = model.config.model_dump(mode="json", serialize_as_any=True)
+        state = _own_state(model)
+    config |= {"dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
+    config |= {f"{LUMBRE}_version": version(LUMBRE)}
+    with _replacing(folder) as fresh:
+        (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        try:
+            save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise ModelError(
+                f"{folder}: the weights cannot be written: {error}; free some space, or choose another folder"
+            ) from error
+        (fresh / "README.md").write_text(model_card(model, adapter, ADAPTERS), encoding="utf-8")
+        if tokenizer is not None:
+            limit, types = model.config.max_length, model.config.token_types > 0
+            tokenizer.save(fresh, model_max_length=limit, token_type_ids=types)
+    return folder
+
+
+def load(folder: str | Path) -> LanguageModel:
+    """Return our model with the weights of a folder of any family here, in the dtype they are stored in.
+
+    Raises ModelError when a file is missing or damaged, the config asks for what we do not have, or a
+    tensor is missing, extra or misshapen.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    state = _read_weights(folder)
+    if config["model_type"] == LUMBRE:
+        ours = _own_config(folder, config)
+        weights = _check_own(ours, state)
+    else:
+        adapter = adapter_named(folder, config["model_type"])
+        ours = adapter.from_hf_config(config)
+        weights = adapter.from_hf_state(ours, state)
+    dtypes = {tensor.dtype for tensor in weights.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    with torch.device("meta"):
+        model = LanguageModel(ours.build())
+    if ours.tied_embeddings:
+        weights[TIED] = weights["trunk.embedding.weight"]
+    model.load_state_dict(
+        {name: value.to(dtype).contiguous() for name, value in weights.items()}, assign=True
+    )
+    if ours.tied_embeddings:
+        model.head.decoder.weight = model.trunk.embedding.weight
+    return model
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json; raises ModelError when it is missing or no model's."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(
+            f"{file}: cannot be read: {error.strerror}; give a folder that holds config.json and "
+            "model.safetensors"
+        ) from error
+    except ValueError as error:
+        raise ModelError(f"{file}: is not JSON ({error}); export the model again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{file}: model_type is missing; it names the family, such as 'bert'")
+    return config
+
+
+def adapter_named(folder: Path, model_type: str) -> StateDictAdapter:
+    for adapter in ADAPTERS:
+        if adapter.model_type == model_type:
+            return adapter
+    known = ", ".join(sorted([LUMBRE, *(adapter.model_type for adapter in ADAPTERS)]))
+    raise ModelError(f"{folder / 'config.json'}: model_type is {model_type!r}; supported are {known}")
+
+
+def _own_config(folder: Path, config: dict[str, Any]) -> TransformerConfig:
+    try:
+        return TransformerConfig.model_validate(config.get("transformer"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(["transformer", *map(str, first["loc"])])
+        raise ModelError(
+            f"{folder / 'config.json'}: {place}: {first['msg']}; export the model again"
+        ) from error
+
+
+def _own_state(model: LanguageModel) -> dict[str, Tensor]:
+    skipped = {TIED} if model.config.tied_embeddings else set()
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().contiguous() for name in state if name not in skipped}
+
+
+def _check_own(config: TransformerConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        wanted = _shapes_of(LanguageModel(config.build()))
+    check_names("the model of config.json", set(wanted), state.keys())
+    for name, shape in wanted.items():
+        check_shape(name, shape, state[name])
+    return state
+
+
+def _shapes_of(model: LanguageModel) -> dict[str, tuple[int, ...]]:
+    skipped = {TIED} if model.config.tied_embeddings else set()
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in skipped}
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    state: dict[str, Tensor] = {}
+    for name in names:
+        file = folder / Path(name).name
+        if not file.is_file():
+            pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(
+                path.name for path in folder.glob("*.pt*")
+            )
+            if pickled:
+                raise ModelError(
+                    f"{folder / pickled[0]}: a pickle can run code and is not read; convert it where you "
+                    "trust it, with transformers' from_pretrained and save_pretrained, to model.safetensors"
+                )
+            raise ModelError(f"{file}: no such file; give a folder that holds the model's weights")
+        try:
+            state |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{file}: damaged or unreadable ({error}); export or download it again"
+            ) from error
+    return state
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a fresh folder that takes the place of `folder` when the block ends well."""
+    if folder.exists() or folder.is_symlink():
+        entries = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else [folder]
+        foreign = [path for path in entries if path.is_dir() or path.suffix not in WRITTEN]
+        if foreign or (entries and not (folder / "config.json").is_file()):
+            found = (foreign or entries)[0]
+            raise ModelError(
+                f"{folder}: holds {found.name}, which is no part of a model, and is not replaced; "
+                "choose another folder"
+            )
+    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    stale = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    try:
+        with explained(folder):
+            fresh.mkdir(parents=True)
+            yield fresh
+            for file in fresh.iterdir():
+                sync(file)
+            if folder.exists():
+                folder.rename(stale)
+            fresh.rename(folder)
+            sync(folder.parent)
+    finally:
+        if stale.exists() and not folder.exists():
+            stale.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(stale, ignore_errors=True)

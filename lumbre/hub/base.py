@@ -1,0 +1,192 @@
+"""A Hugging Face family's names and layouts for our weights and configs, in both directions.
+
+An adapter lists, tensor by tensor, what ours is called and made of there; moving and checking are shared.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from lumbre.errors import ModelError
+from lumbre.models import LanguageModel, PositionConfig, TransformerConfig
+from lumbre.models.layers import Activation
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+HF_ACTIVATIONS: dict[Activation, str] = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "relu": "relu",
+    "silu": "silu",
+}
+
+
+class SpecialIds(Protocol):
+    """The special tokens that a model's config states."""
+
+    @property
+    def pad_id(self) -> int | None:
+        """Id of padding."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the first token of a sequence."""
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the token that ends a text."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of our tensors and what holds it in the other format."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    """Their tensors; several are ours cut along the first axis."""
+    sizes: tuple[int, ...] = ()
+    """Rows of each of several."""
+    transposed: bool = False
+    """Whether theirs is ours transposed."""
+
+
+class StateDictAdapter(ABC):
+    """One Hugging Face model class."""
+
+    model_type: ClassVar[str]
+    """The key `model_type` of its config.json."""
+    architecture: ClassVar[str]
+    """The transformers class, as config.json names it."""
+    auto_class: ClassVar[str]
+    """The transformers Auto class that loads it with its head."""
+
+    @abstractmethod
+    def misfit(self, config: TransformerConfig) -> str | None:
+        """Return why this class cannot express the model, or None where it can."""
+
+    @abstractmethod
+    def to_hf_config(self, config: TransformerConfig, special: SpecialIds | None) -> dict[str, Any]:
+        """Return the family's part of config.json."""
+
+    @abstractmethod
+    def from_hf_config(self, config: Mapping[str, Any]) -> TransformerConfig:
+        """Return our config for a config.json; raises ModelError naming a field that we do not have."""
+
+    @abstractmethod
+    def entries(self, config: TransformerConfig) -> Iterator[Entry]:
+        """Yield every tensor of the model once, tied ones under one name."""
+
+    def clean(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state under today's names, without what older files hold and no model reads."""
+        return dict(state)
+
+    def to_hf_state(self, model: LanguageModel) -> dict[str, Tensor]:
+        """Return the weights under the family's names, tied tensors once, each contiguous on the CPU."""
+        ours = model.state_dict()
+        theirs: dict[str, Tensor] = {}
+        for entry in self.entries(model.config):
+            tensor = ours[entry.ours].detach().cpu()
+            tensor = tensor.t() if entry.transposed else tensor
+            parts = tensor.split(entry.sizes) if entry.sizes else (tensor,)
+            theirs |= {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}
+        return theirs
+
+    def from_hf_state(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights under our names; raises ModelError for tensors missing, extra or misshapen."""
+        theirs = self.clean(config, state)
+        with torch.device("meta"):
+            shapes = {
+                name: tuple(tensor.shape)
+                for name, tensor in LanguageModel(config.build()).state_dict().items()
+            }
+        entries = list(self.entries(config))
+        named = {name for entry in entries for name in entry.theirs}
+        check_names(self.architecture, named, theirs.keys())
+        ours: dict[str, Tensor] = {}
+        for entry in entries:
+            for name, shape in zip(entry.theirs, _shapes(entry, shapes[entry.ours]), strict=True):
+                check_shape(name, shape, theirs[name])
+            tensor = (
+                torch.cat([theirs[name] for name in entry.theirs]) if entry.sizes else theirs[entry.theirs[0]]
+            )
+            ours[entry.ours] = tensor.t() if entry.transposed else tensor
+        return ours
+
+
+def check_names(what: str, wanted: set[str], found: Any) -> None:
+    """Raise ModelError unless exactly the wanted tensors were found."""
+    faults = [f"{name} is missing" for name in sorted(wanted - set(found))]
+    faults += [f"{name} is not part of {what}" for name in sorted(set(found) - wanted)]
+    if faults:
+        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ModelError(
+            f"the weights do not fit {what}: {'; '.join(faults[:5])}{more}; "
+            "use the folder's own config.json, and weights saved with the language-model head"
+        )
+
+
+def check_shape(name: str, wanted: tuple[int, ...], tensor: Tensor) -> None:
+    """Raise ModelError unless the tensor has the wanted shape."""
+    if tuple(tensor.shape) != wanted:
+        raise ModelError(
+            f"the weights do not fit the config: {name} is {tuple(tensor.shape)}, {wanted} is expected; "
+            "use the config.json that was saved with them"
+        )
+
+
+def checked(family: str, found: Any, wanted: Mapping[str, Any]) -> None:
+    """Raise ModelError naming the first field of a Hugging Face config that asks for what we do not have."""
+    for field, value in wanted.items():
+        got = getattr(found, field, value)
+        if got != value:
+            raise ModelError(
+                f"config.json of {family}: {field} is {got!r}, and only {value!r} is supported here; "
+                "use a checkpoint without that feature"
+            )
+
+
+def activation(family: str, field: str, value: str) -> Activation:
+    """Return our name of an activation; raises ModelError naming the field where we have none."""
+    if value not in ACTIVATIONS:
+        raise ModelError(
+            f"config.json of {family}: {field} is {value!r}, and supported here are "
+            f"{', '.join(sorted(ACTIVATIONS))}; use a checkpoint with one of them"
+        )
+    return ACTIVATIONS[value]
+
+
+def unmet(config: TransformerConfig, position: type[PositionConfig], wanted: Mapping[str, Any]) -> str | None:
+    """Return the first property of ours that is not as the family has it, as a reason."""
+    if not isinstance(config.position, position):
+        kind = type(config.position).model_fields["type"].default
+        return f"position is {kind}, not {position.model_fields['type'].default}"
+    for name, value in wanted.items():
+        got = getattr(config, name)
+        if got != value:
+            return f"{name} is {got!r}, not {value!r}"
+    return None
+
+
+def ids(special: SpecialIds | None) -> dict[str, int | None]:
+    """Return the special ids under Hugging Face's names."""
+    return {
+        "pad_token_id": special.pad_id if special else None,
+        "bos_token_id": special.bos_id if special else None,
+        "eos_token_id": special.eos_id if special else None,
+    }
+
+
+def _shapes(entry: Entry, ours: tuple[int, ...]) -> list[tuple[int, ...]]:
+    if entry.sizes:
+        return [(size, *ours[1:]) for size in entry.sizes]
+    return [ours[::-1] if entry.transposed else ours]

@@ -1,0 +1,49 @@
+"""The keys that every run has, whatever its program."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from lumbre.checkpoint import CheckpointConfig
+from lumbre.config import Config
+from lumbre.engine import AccelerateConfig, EngineConfig
+from lumbre.errors import Problem
+from lumbre.optim import LinearConfig, OptimizerConfig, ScheduleConfig
+from lumbre.tracking import TrackerConfig
+from lumbre.trainer import TrainConfig
+
+
+class RunConfig(Config):
+    """One run: who it is, how it trains, what it leaves behind."""
+
+    name: str = Field(min_length=1)
+    """The run's name, and its folder's below runs_folder."""
+    runs_folder: str = "runs"
+    """Where run folders are."""
+    seed: int = Field(1, ge=0, lt=2**63)
+    """Seeds the initial weights, the order of the data and its noise."""
+    optimizer: OptimizerConfig
+    """What updates the weights."""
+    schedule: ScheduleConfig = LinearConfig()
+    """How the learning rate moves."""
+    train: TrainConfig
+    """How long, and in which portions."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are written."""
+    engine: EngineConfig = AccelerateConfig()
+    """What runs the step, on which layout."""
+    tracking: list[TrackerConfig] = Field(default_factory=list)
+    """Trackers beside the console and metrics.jsonl."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs_folder) / self.name
+
+    def problems(self) -> Iterator[Problem]:
+        """Report a name that is no folder name."""
+        if self.name in (".", "..") or "/" in self.name or "\0" in self.name or "\n" in self.name:
+            yield Problem(
+                "name", f"{self.name!r} cannot be a folder's name", "use letters, digits and dashes"
+            )

@@ -1,0 +1,93 @@
+"""The folder of one run: who holds it, what was asked for, and how it ended."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from lumbre import distributed
+from lumbre.config import Config, dump
+from lumbre.errors import ExitStatus, LumbreError, RunFolderError
+from lumbre.files import explained, write_json, write_text
+
+EXIT_FILE = "exit.json"
+CONFIG_FILE = "config.yaml"
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[Path]:
+    """Hold the run folder for this job, and record in exit.json how the job ends.
+
+    Every rank calls; the main rank holds the lock. Raises RunFolderError on every rank where another
+    job holds the folder or it cannot be written; the other job is unharmed.
+    """
+    lock: IO[str] | None = None
+    fault = ""
+    if distributed.world().is_main:
+        try:
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = _lock(folder)
+                (folder / EXIT_FILE).unlink(missing_ok=True)
+        except RunFolderError as error:
+            fault = str(error)
+    fault = distributed.from_main(fault)
+    if fault:
+        raise RunFolderError(fault)
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        record_exit(folder, ExitStatus.STOPPED, "interrupted")
+        raise
+    except Exception as error:
+        status = error.exit_status if isinstance(error, LumbreError) else ExitStatus.BUG
+        record_exit(folder, status, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write config.yaml, the resolved config; the main rank does."""
+    if distributed.world().is_main:
+        write_text(folder / CONFIG_FILE, dump(config))
+
+
+def record_exit(folder: Path, status: ExitStatus, reason: str, step: int | None = None) -> None:
+    """Write exit.json; the first cause of a failure wins over what followed from it on other ranks."""
+    rank = distributed.world().rank
+    file = folder / EXIT_FILE
+    record = {"status": int(status), "reason": reason, "rank": rank, "step": step, "time": time.time()}
+    if status == ExitStatus.DONE:
+        if rank == 0:
+            write_json(file, record)
+        return
+    try:
+        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except OSError:
+        return
+    with os.fdopen(handle, "w") as stream:
+        json.dump(record, stream)
+
+
+def _lock(folder: Path) -> IO[str]:
+    stream = (folder / ".lock").open("a+")
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.seek(0)
+        holder = stream.read().strip()
+        stream.close()
+        raise RunFolderError(
+            f"{folder}: another job holds this run folder ({holder}); "
+            "wait for it, stop it, or set another name"
+        ) from error
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    stream.flush()
+    return stream

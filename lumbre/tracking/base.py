@@ -1,0 +1,107 @@
+"""What a tracker is, and the fan-out that gives each row of a run to all of them."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from lumbre.config import Choice
+from lumbre.errors import UserError
+from lumbre.tracking.console import console_tracker
+from lumbre.tracking.jsonl import METRICS_FILE, JsonlTracker, cut_back
+
+Row = Mapping[str, Any]
+"""A training row has `loss`, an evaluation row `eval/...` keys, an event row `event`; each has `step`."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker knows of the run whose rows it gets."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    """The resolved config, nested."""
+    total_steps: int
+    start_step: int = 0
+    """The step restored on resume; the first row comes after it."""
+    job: str = "pretrain"
+
+
+class Tracker(Protocol):
+    """Takes rows in order of their steps."""
+
+    name: str
+
+    def log(self, row: Row) -> None:
+        """Take one row."""
+
+    def finish(self, exit_status: int) -> None:
+        """Send what is left and close; `exit_status` is the one that the program will end with."""
+
+
+class TrackerConfig(Choice):
+    """A tracker beside metrics.jsonl and the console."""
+
+    def build(self, run: RunInfo) -> Tracker:
+        """Open the tracker for a run; raises UserError where the user asked for what cannot be had."""
+        raise NotImplementedError
+
+
+class Trackers:
+    """All trackers of a run as one; on any rank but the main one it holds none.
+
+    A tracker that fails is switched off and the run goes on, with an event that says so. A UserError,
+    such as a full disk under metrics.jsonl, is the run's own affair and passes through.
+    """
+
+    name = "trackers"
+
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = list(trackers)
+
+    @classmethod
+    def start(cls, run: RunInfo, configs: Sequence[TrackerConfig] = ()) -> Self:
+        """Cut metrics.jsonl back to the step the run starts from, and open every tracker."""
+        file = run.folder / METRICS_FILE
+        cut_back(file, run.start_step)
+        trackers = cls([JsonlTracker(file), console_tracker(run.name, run.total_steps, run.start_step)])
+        for config in configs:
+            try:
+                trackers._trackers.append(config.build(run))
+            except UserError:
+                raise
+            except Exception as error:
+                trackers._report(str(getattr(config, "type", config)), error, run.start_step)
+        return trackers
+
+    def log(self, row: Row) -> None:
+        """Give a row to every tracker."""
+        for tracker in list(self._trackers):
+            try:
+                tracker.log(row)
+            except UserError:
+                raise
+            except Exception as error:
+                self._trackers.remove(tracker)
+                self._report(tracker.name, error, row.get("step", 0))
+
+    def finish(self, exit_status: int) -> None:
+        """Close every tracker, metrics.jsonl last."""
+        while self._trackers:
+            tracker = self._trackers[-1]
+            try:
+                tracker.finish(exit_status)
+            except UserError:
+                raise
+            except Exception as error:
+                self._trackers.remove(tracker)
+                self._report(tracker.name, error, 0)
+            else:
+                self._trackers.remove(tracker)
+
+    def _report(self, name: str, error: Exception, step: int) -> None:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        message = f"{name} failed and is switched off, the run goes on: {lines[0]}"
+        self.log({"event": "tracker_off", "step": step, "time": time.time(), "message": message})

@@ -1,0 +1,273 @@
+"""The report: runs side by side on one HTML page that needs nothing but itself."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from lumbre.errors import RunFolderError
+from lumbre.tracking import plots
+from lumbre.tracking.console import duration, memory
+from lumbre.tracking.jsonl import METRICS_FILE, read
+from lumbre.tracking.page import PAGE
+
+MOST_EVENTS = 40
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder tells."""
+
+    curves: plots.Curves
+    events: list[Row]
+    config: dict[str, str]
+    """Dotted keys and their values as text."""
+    results: dict[str, Any]
+    samples: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.curves.name
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Write the report of the run folders to `out` and return it.
+
+    Raises RunFolderError for what is no run folder, or where `out` cannot be written.
+    """
+    views = _read(runs)
+    curves = [view.curves for view in views]
+    trained = any(view.curves.training or view.curves.evaluations for view in views)
+    sections = [
+        _section("Numbers", _numbers(views)) if trained else "",
+        _section("Curves", _figures(curves)) if trained else "",
+        *(_section(f"Results of {view.name}", _results(view.results)) for view in views if view.results),
+        *(_section(f"Samples of {view.name}", _samples(view.samples)) for view in views if view.samples),
+        _section("Config" if len(views) == 1 else "What the configs differ in", _configs(views)),
+        _section("Events", _events(views)),
+    ]
+    title = " · ".join(view.name for view in views)
+    page = PAGE.substitute(
+        title=escape(title), legend=_legend(curves), body="\n".join(filter(None, sections))
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"{out}: the report cannot be written: {error.strerror}") from error
+    return out
+
+
+def write_picture(runs: Sequence[Path], out: Path) -> Path:
+    """Write the runs' curves to `out` as one PNG and return it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plots.picture([view.curves for view in _read(runs)], out)
+    return out
+
+
+def _read(folders: Sequence[Path]) -> list[Run]:
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise RunFolderError(f"{', '.join(missing)}: no such run folder; runs are usually in runs/NAME")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    views = []
+    for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
+        rows = read(folder / METRICS_FILE)
+        color = plots.COLORS[number % len(plots.COLORS)]
+        training = [row for row in rows if "loss" in row and "event" not in row]
+        evaluations = [row for row in rows if any(key.startswith("eval/") for key in row)]
+        results, samples = _json(folder / "results.json"), _json(folder / "samples.json")
+        views.append(
+            Run(
+                plots.Curves(name, color, training, evaluations),
+                [row for row in rows if "event" in row],
+                dict(_flat(_yaml(folder / "config.yaml"))),
+                results if isinstance(results, dict) else {},
+                [sample for sample in samples if isinstance(sample, dict)]
+                if isinstance(samples, list)
+                else [],
+            )
+        )
+    return views
+
+
+def _numbers(views: Sequence[Run]) -> str:
+    rows = [_figures_of(view.curves) for view in views]
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    body = [
+        [_chip(view.curves), *(escape(row.get(key, "–")) for key in heads)]
+        for view, row in zip(views, rows, strict=True)
+    ]
+    return _table(["", *map(escape, heads)], body, numeric=True)
+
+
+def _figures_of(run: plots.Curves) -> dict[str, str]:
+    out: dict[str, str] = {}
+    if run.training:
+        last = run.training[-1]
+        losses = [
+            row["loss"] for row in run.training[-max(1, len(run.training) // 20) :] if _real(row["loss"])
+        ]
+        out["steps"] = _number(last.get("step"), ",.0f")
+        out["tokens"] = _number(last.get("tokens"), ",.0f")
+        out["loss"] = _number(sum(losses) / len(losses) if losses else None, ".4f")
+    for row in run.evaluations:
+        out |= {key: _number(value, ".4f") for key, value in row.items() if key.startswith("eval/")}
+    if run.training:
+        for name, key, form in [("tokens/s", "tokens_per_second", ",.0f"), ("MFU", "mfu", ".1%")]:
+            out[name] = _number(_median(row.get(key) for row in run.training), form)
+        shares = (plots.series(run.training, plots.loop_share))[1]
+        out["overhead"] = _number(_median(value / 100 for value in shares), ".2%")
+        peaks = [row["peak_memory_bytes"] for row in run.training if _real(row.get("peak_memory_bytes"))]
+        out["memory"] = memory(max(peaks)) if peaks else "–"
+        seconds = _seconds(run.training)
+        out["time"] = duration(seconds) if seconds else "–"
+    return out
+
+
+def _seconds(rows: Sequence[Row]) -> float:
+    """Return the time that the steps took; pauses between the parts of a resumed run are left out."""
+    total = before = 0.0
+    for row in rows:
+        step, seconds = row.get("step"), row.get("step_seconds")
+        if isinstance(step, int | float) and isinstance(seconds, int | float):
+            total, before = total + (step - before) * seconds, step
+    return total
+
+
+def _figures(curves: Sequence[plots.Curves]) -> str:
+    panels = [panel for panel in (plots.panel_svg(curves, panel) for panel in plots.PANELS) if panel]
+    small = "".join(f"<figure>{panel}</figure>" for panel in panels)
+    wide, narrow = plots.loss_svg(curves), plots.loss_svg(curves, narrow=True)
+    loss = f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>'
+    return f'{loss}<div class="grid">{small}</div>'
+
+
+def _results(results: dict[str, Any]) -> str:
+    rows = [row for row in results.get("rows") or [] if isinstance(row, dict)]
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    parts = [f'<p class="finding">{escape(str(results["summary"]))}</p>'] if results.get("summary") else []
+    for metric in [head for head in heads if head not in ("model", "seed")]:
+        scores: dict[str, list[float]] = {}
+        for row in rows:
+            if _real(row.get(metric)):
+                scores.setdefault(str(row.get("model", "")), []).append(row[metric])
+        if scores and len(scores) < len(rows):
+            parts.append(f'<figure class="scores">{plots.scores_svg(metric, scores)}</figure>')
+    if rows:
+        body = [[escape(_value(row.get(head))) for head in heads] for row in rows]
+        parts.append(_table([escape(head) for head in heads], body, numeric=True))
+    return "".join(parts)
+
+
+def _samples(samples: Sequence[dict[str, Any]]) -> str:
+    return "".join(
+        f"<pre><b>{escape(str(sample.get('prompt', '')))}</b>{escape(_continuation(sample))}</pre>"
+        for sample in samples
+    )
+
+
+def _continuation(sample: dict[str, Any]) -> str:
+    prompt, text = str(sample.get("prompt", "")), str(sample.get("text", ""))
+    return text.removeprefix(prompt)
+
+
+def _configs(views: Sequence[Run]) -> str:
+    keys = list(dict.fromkeys(key for view in views for key in view.config))
+    if len(views) > 1:
+        keys = [key for key in keys if len({view.config.get(key) for view in views}) > 1]
+    if not keys:
+        return ""
+    body = [
+        [f"<code>{escape(key)}</code>", *(escape(view.config.get(key, "–")) for view in views)]
+        for key in keys
+    ]
+    table = _table(["", *(_chip(view.curves) for view in views)], body)
+    return table if len(views) > 1 else f"<details><summary>{len(keys)} keys</summary>{table}</details>"
+
+
+def _events(views: Sequence[Run]) -> str:
+    body = [
+        [
+            _chip(view.curves),
+            _number(event.get("step"), ",.0f"),
+            *(escape(_value(event.get(key))) for key in keys),
+        ]
+        for view in views
+        for keys in [("event", "message")]
+        for event in islice(reversed(view.events), MOST_EVENTS)
+    ]
+    return _table(["", "step", "event", ""], body) if body else ""
+
+
+def _legend(curves: Sequence[plots.Curves]) -> str:
+    return "".join(f"<span>{_chip(run)}</span>" for run in curves)
+
+
+def _chip(run: plots.Curves) -> str:
+    return f'<span class="chip" style="--color:{run.color}">{escape(run.name)}</span>'
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool = False) -> str:
+    head = "".join(f"<th>{cell}</th>" for cell in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    kind = ' class="numeric"' if numeric else ""
+    return (
+        f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif prefix:
+        yield prefix, tree if isinstance(tree, str) else json.dumps(tree, default=str)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _median(values: Iterable[Any]) -> float | None:
+    real = [value for value in values if _real(value)]
+    return median(real) if real else None
+
+
+def _number(value: Any, form: str) -> str:
+    return format(value, form) if _real(value) else "–"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

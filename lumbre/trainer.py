@@ -1,0 +1,335 @@
+"""THE training loop, for pretraining and fine-tuning alike: fit, train_step, evaluate.
+
+It knows one protocol, `Learner`: what an objective and a task both are. Every loss term is a sum over
+targets, divided by the term's own count over the whole global batch, so that neither accumulation nor
+the number of ranks shows in the gradient.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from pydantic import PositiveInt
+from torch import nn
+
+from lumbre import distributed
+from lumbre.checkpoint import CheckpointConfig, Checkpoints
+from lumbre.config import Config
+from lumbre.engine import Engine
+from lumbre.errors import CheckpointError, ExitStatus, Problem, TrainingError
+from lumbre.hardware import Peak, peak_memory_bytes
+from lumbre.optim import OptimizerConfig, ScheduleConfig
+from lumbre.signals import StopRequest, stop_request
+from lumbre.tracking import Trackers
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a loss: a sum over targets, how many they are, and its weight in the whole."""
+
+    sum: torch.Tensor
+    count: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss terms of one micro batch, by name; the first is the one that is reported as `loss`."""
+
+    terms: dict[str, Term]
+
+
+class Learner(Protocol):
+    """What is learned: an objective of pretraining or a task of fine-tuning."""
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Return the number of targets of each term, before the forward pass."""
+        ...
+
+    def tokens(self, batch: Batch) -> int:
+        """Return the number of tokens in the batch, padding not counted."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Run the model; return each term as a sum."""
+        ...
+
+
+class Evaluator(Protocol):
+    """What is measured beside the training loss."""
+
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        """Return metrics by name, the same on every rank; every rank calls."""
+        ...
+
+
+class TrainConfig(Config):
+    """How long to train and in which portions."""
+
+    steps: PositiveInt
+    """Optimizer steps of the whole run."""
+    global_batch_size: PositiveInt | None = None
+    """Samples per optimizer step over all ranks. State two of global, micro and accumulation."""
+    micro_batch_size: PositiveInt | None = None
+    """Samples per forward pass of one rank."""
+    accumulation_steps: PositiveInt | None = None
+    """Forward passes of one rank per optimizer step."""
+    log_every: PositiveInt = 10
+    """Steps between training rows in metrics.jsonl and the trackers."""
+    eval_every: PositiveInt | None = None
+    """Steps between evaluations; none: only at the end."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, int]:
+        """The global and the micro batch size, the one that was left out derived."""
+        ranks = distributed.world().size
+        total, micro, times = self.global_batch_size, self.micro_batch_size, self.accumulation_steps
+        if total is None and micro is not None:
+            total = micro * (times or 1) * ranks
+        elif micro is None and total is not None:
+            micro = max(1, total // ((times or 1) * ranks))
+        assert total is not None
+        assert micro is not None
+        return total, micro
+
+    def problems(self) -> Iterator[Problem]:
+        """Show the arithmetic where the batch sizes do not fit the number of processes."""
+        given = [self.global_batch_size, self.micro_batch_size, self.accumulation_steps]
+        if sum(size is not None for size in given) < 2:
+            remedy = "set two of global_batch_size, micro_batch_size and accumulation_steps"
+            yield Problem("global_batch_size", "the batch is not determined", remedy)
+            return
+        total, micro = self.batch_sizes
+        ranks = distributed.world().size
+        times = self.accumulation_steps or max(1, total // (micro * ranks))
+        if micro * times * ranks != total:
+            fault = (
+                f"{total} is not micro_batch_size x accumulation_steps x processes "
+                f"= {micro} x {times} x {ranks} = {micro * times * ranks}"
+            )
+            remedy = f"a multiple of micro_batch_size x processes = {micro * ranks} fits"
+            yield Problem("global_batch_size", fault, remedy)
+
+
+@dataclass
+class _Interval:
+    """What has passed since the last training row; evaluations and saves are left out of its time."""
+
+    began: float = field(default_factory=time.perf_counter)
+    left_out: float = 0.0
+    steps: int = 0
+    tokens: float = 0.0
+    data_seconds: float = 0.0
+    model_seconds: float = 0.0
+
+
+class Batches(Protocol):
+    """This rank's micro batches, step after step."""
+
+    def __iter__(self) -> Iterator[Sequence[Batch]]:
+        """Return the iterator over steps."""
+        ...
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        ...
+
+
+@dataclass
+class Trainer:
+    """Everything that one run of training needs; `fit` runs it to its end."""
+
+    config: TrainConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    checkpoint: CheckpointConfig
+    engine: Engine
+    learner: Learner
+    batches: Callable[[int], Batches]
+    """From the number of steps done to the micro batches of the steps after it."""
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    identity: Mapping[str, Any]
+    """What a checkpoint must share with this run to be continued: model, data, seed, ..."""
+    trackers: Callable[[int], Trackers]
+    """From the number of steps done to the trackers; called once, after the checkpoint is loaded."""
+    flops_per_sample: float
+    """Training FLOPs of one sample by formula, for MFU."""
+    peak: Peak
+
+    def __post_init__(self) -> None:
+        self.step = 0
+        """Optimizer steps done."""
+        self._tokens = 0.0
+        self._evaluated = 0
+
+    def restore(self) -> int:
+        """Set everything to the latest whole checkpoint, if there is one; return the steps done.
+
+        Raises CheckpointError when the checkpoint is of another run; nothing is changed then.
+        """
+        folder = self.checkpoints.latest()
+        if folder is None:
+            return 0
+        saved = self.checkpoints.state(folder)["identity"]
+        different = [
+            f"  {key}: the checkpoint has {saved.get(key)!r}, this run {value!r}"
+            for key, value in self.identity.items()
+            if saved.get(key) != value
+        ]
+        if different:
+            lines = "\n".join(different)
+            raise CheckpointError(
+                f"{folder}: is a checkpoint of another run; set another name, or the keys back:\n{lines}"
+            )
+        state = self.checkpoints.restore(self.engine, folder)
+        self.step, self._tokens, self._evaluated = state["step"], state["tokens"], state["evaluated"]
+        return self.step
+
+    def fit(self) -> ExitStatus:
+        """Train from the step that `restore` left off to the last.
+
+        Returns DONE, or STOPPED after a signal, everything saved. Raises TrainingError when the gradient
+        is not finite.
+        """
+        start = self.step
+        self._tracks = self.trackers(start)
+        for fault in self.checkpoints.damaged:
+            self._event("checkpoint_skipped", start, fault)
+        if start:
+            self._event("resumed", start, f"from step {start}")
+        self._interval = _Interval()
+        status = ExitStatus.BUG
+        try:
+            with stop_request() as stop:
+                status = self._run(start, stop)
+        finally:
+            self._tracks.finish(int(status))
+        return status
+
+    def _run(self, start: int, stop: StopRequest) -> ExitStatus:
+        if self._evaluation_due(start) and self._evaluated != start:
+            self.evaluate(start)
+        with closing(self.batches(start)) as batches:
+            steps = iter(batches)
+            for step in range(start + 1, self.config.steps + 1):
+                began = time.perf_counter()
+                micro_batches = next(steps)
+                self._interval.data_seconds += time.perf_counter() - began
+                stopping = self.train_step(step, micro_batches, stop) and step < self.config.steps
+                self.step = step
+                if self._evaluation_due(step) and not stopping:
+                    self.evaluate(step)
+                if self._save_due(step) or stopping:
+                    self._save(step)
+                if stopping:
+                    self._event("stopped", step, f"saved at step {step}")
+                    return ExitStatus.STOPPED
+        return ExitStatus.DONE
+
+    def train_step(self, step: int, micro_batches: Sequence[Batch], stop: StopRequest) -> bool:
+        """Do one optimizer step and log it; return whether some rank was asked to stop."""
+        counts = [self.learner.counts(batch) for batch in micro_batches]
+        names = list(counts[0])
+        local = [sum(count[name] for count in counts) for name in names]
+        local_tokens = sum(self.learner.tokens(batch) for batch in micro_batches)
+        *totals, tokens, stops = distributed.sum_over_ranks([*local, local_tokens, float(bool(stop))])
+
+        began = time.perf_counter()
+        sums = [torch.zeros((), dtype=torch.float64) for _ in names]
+        for index, batch in enumerate(micro_batches):
+            with self.engine.accumulate(last=index == len(micro_batches) - 1):
+                with self.engine.autocast():
+                    terms = self.learner.loss(self.engine.forward(), self._on_device(batch)).terms
+                scales = [
+                    terms[name].weight / max(total, 1.0) for name, total in zip(names, totals, strict=True)
+                ]
+                self.engine.backward(
+                    torch.stack(
+                        [terms[name].sum * scale for name, scale in zip(names, scales, strict=True)]
+                    ).sum()
+                )
+            sums = [old + terms[name].sum.detach().double() for old, name in zip(sums, names, strict=True)]
+        learning_rate = self.optimizer.learning_rate * self.schedule.factor(step, self.config.steps)
+        norm = self.engine.step(learning_rate)
+        self._interval.model_seconds += time.perf_counter() - began
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"step {step}: the gradient is {norm}; nothing was saved after it. Lower "
+                "optimizer.learning_rate or look at the data, then run the same command again: "
+                "it goes on from the last checkpoint"
+            )
+        self._interval.tokens += tokens
+        self._interval.steps += 1
+        self._tokens += tokens
+        if step % self.config.log_every == 0 or step in (1, self.config.steps):
+            over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
+            losses = [value / max(total, 1.0) for value, total in zip(over_ranks, totals, strict=True)]
+            self._log_row(step, dict(zip(names, losses, strict=True)), learning_rate, norm)
+        return stops > 0
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Measure with the model in evaluation mode, and log the row."""
+        began = time.perf_counter()
+        model = self.engine.forward()
+        model.eval()
+        with torch.no_grad(), self.engine.autocast():
+            metrics = self.evaluator.evaluate(self.engine)
+        model.train()
+        self._tracks.log({"step": step, **{f"eval/{name}": value for name, value in metrics.items()}})
+        self._interval.left_out += time.perf_counter() - began
+        self._evaluated = step
+        return metrics
+
+    def _log_row(self, step: int, losses: dict[str, float], learning_rate: float, norm: float) -> None:
+        now, past = time.perf_counter(), self._interval
+        # The next row's time starts here, so that what logging this one costs is in it.
+        self._interval = _Interval(began=now)
+        seconds = now - past.began - past.left_out
+        flops = self.flops_per_sample * self.config.batch_sizes[0] * past.steps
+        limit = self.peak.flops_per_second * distributed.world().size
+        first, *others = losses
+        self._tracks.log(
+            {
+                "step": step,
+                "tokens": int(self._tokens),
+                "samples": step * self.config.batch_sizes[0],
+                "loss": losses[first],
+                **{f"loss/{name}": losses[name] for name in others},
+                "learning_rate": learning_rate,
+                "grad_norm": norm,
+                "tokens_per_second": past.tokens / seconds,
+                "mfu": flops / seconds / limit,
+                "step_seconds": seconds / past.steps,
+                "data_seconds": past.data_seconds / past.steps,
+                "overhead_seconds": (seconds - past.data_seconds - past.model_seconds) / past.steps,
+                "peak_memory_bytes": peak_memory_bytes(self.engine.device),
+                "time": time.time(),
+            }
+        )
+
+    def _save(self, step: int) -> None:
+        began = time.perf_counter()
+        state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity)}
+        self.checkpoints.save(self.engine, step, state)
+        self._interval.left_out += time.perf_counter() - began
+
+    def _save_due(self, step: int) -> bool:
+        every = self.checkpoint.every_steps
+        return step == self.config.steps or (every is not None and step % every == 0)
+
+    def _evaluation_due(self, step: int) -> bool:
+        every = self.config.eval_every
+        return step == self.config.steps or (step > 0 and every is not None and step % every == 0)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _event(self, name: str, step: int, message: str) -> None:
+        self._tracks.log({"event": name, "step": step, "message": message, "time": time.time()})

@@ -1,0 +1,63 @@
+"""From a run to a Hugging Face folder whose logits are proven to be the model's own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from lumbre import config as configs
+from lumbre import distributed, hub
+from lumbre.checkpoint import Checkpoints, Reader
+from lumbre.errors import CheckpointError, DataError
+from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.run_folder import CONFIG_FILE
+from lumbre.tokenizer import Tokenizer
+
+from .config import PretrainConfig
+from .data import open_data
+
+
+def export(run: Path, to: Path) -> None:
+    """Write the latest checkpoint of the run folder to `to`, and compare the two models' logits.
+
+    Raises CheckpointError where the run has no checkpoint, ModelError where the logits differ.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{run}: is no run folder, it has no {CONFIG_FILE}")
+    config = configs.load(PretrainConfig, run / CONFIG_FILE, room="pretrain")
+    checkpoints = Checkpoints(run / "checkpoints")
+    folder = checkpoints.latest()
+    if folder is None:
+        raise CheckpointError(f"{run}: has no checkpoint yet; train first")
+    prepared = open_data(config.data, config.tokenizer)
+    saved = checkpoints.state(folder)["identity"]
+    if saved["tokenizer"] != prepared.manifest.tokenizer_fingerprint:
+        raise DataError(
+            f"{prepared.folder}: its tokenizer is {prepared.manifest.tokenizer_fingerprint}, "
+            f"the checkpoint's is {saved['tokenizer']}"
+        )
+    shape = TransformerConfig.model_validate(saved["model"])
+    reader = Reader(folder)
+    weights = {
+        name: reader.read("param", name, 0, torch.Size(shape).numel()).view(shape)
+        for name, shape in reader.shapes.items()
+    }
+    write_model(weights, shape, prepared.tokenizer(), to)
+
+
+def write_model(
+    weights: Mapping[str, torch.Tensor] | None, shape: TransformerConfig, tokenizer: Tokenizer, folder: Path
+) -> None:
+    """Write the model folder on the main rank and verify it; other ranks (weights None) do nothing."""
+    if weights is None:
+        return
+    trunk = shape.build()
+    model = LanguageModel(trunk)
+    names = dict(model.named_parameters())
+    model.load_state_dict({name: tensor for name, tensor in weights.items() if name in names}, strict=False)
+    hub.save(model, tokenizer, folder)
+    difference = hub.verify_export(model, folder)
+    if distributed.world().is_main:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"exported: {folder} (largest logit difference to transformers {difference:.1e})")

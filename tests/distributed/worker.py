@@ -1,0 +1,169 @@
+"""One rank of a group of processes that runs many training cases, one after the other, in one start-up.
+
+Run by torchrun (or alone): worker.py FOLDER CASES_JSON. Each case trains a tiny encoder for some steps on
+batches with random target counts, the same global batches on any layout. A case may start from a
+checkpoint of another case: `"from": [RUN, STEP]`. Rank 0 writes FOLDER/results-WORLD.json, for each case its
+losses and gradient norms, and FOLDER/ID.pt, the final weights.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from lumbre import distributed
+from lumbre.checkpoint import CheckpointConfig, Checkpoints
+from lumbre.engine import AccelerateConfig, DeepSpeedConfig, Engine, EngineConfig
+from lumbre.hardware import Peak
+from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.optim import AdamWConfig, LinearConfig
+from lumbre.tracking import Trackers
+from lumbre.trainer import Batch, TrainConfig, Trainer
+from pretrain.objectives.clm import Clm
+
+GLOBAL_BATCH, LENGTH, VOCABULARY = 8, 12, 61
+STEPS, SAVE_EVERY = 12, 6
+SHAPE = TransformerConfig.model_validate(
+    {
+        "causal": False,
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "position": {"type": "learned", "max_length": LENGTH},
+        "norm_position": "post",
+        "embedding_norm": True,
+        "head_transform": True,
+        "head_bias": True,
+    }
+)
+
+
+def global_batch(step: int) -> Batch:
+    """Return the step's whole batch: random tokens, one or two documents a row, random targets."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    ids = torch.randint(0, VOCABULARY, (GLOBAL_BATCH, LENGTH), generator=generator)
+    target = torch.rand((GLOBAL_BATCH, LENGTH), generator=generator) < torch.rand(
+        (GLOBAL_BATCH, 1), generator=generator
+    )
+    cut = torch.randint(0, LENGTH, (GLOBAL_BATCH, 1), generator=generator)
+    time = torch.arange(LENGTH)
+    second = time >= cut
+    return {
+        "input_ids": ids,
+        "position_ids": torch.where(second, time - cut, time),
+        "document_ids": (second + 1).int(),
+        "labels": torch.where(target, ids, -100),
+        "sample": torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH,
+    }
+
+
+class Batches:
+    """This rank's micro batches of the steps after `start`."""
+
+    def __init__(self, start: int, micro: int) -> None:
+        self._start, self._micro = start, micro
+
+    def __iter__(self) -> Iterator[Sequence[Batch]]:
+        world = distributed.world()
+        share = GLOBAL_BATCH // world.size
+        step = self._start
+        while True:
+            step += 1
+            batch = global_batch(step)
+            offsets = range(world.rank * share, (world.rank + 1) * share, self._micro)
+            yield [{key: value[at : at + self._micro] for key, value in batch.items()} for at in offsets]
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class Rows:
+    """A tracker that keeps the rows."""
+
+    name = "rows"
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def log(self, row: dict[str, float]) -> None:
+        self.rows.append(dict(row))
+
+    def finish(self, exit_status: int) -> None:
+        """Nothing is open."""
+
+
+class NoEvaluation:
+    """Measures nothing."""
+
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        return {}
+
+
+def engine_config(case: dict[str, object]) -> EngineConfig:
+    """Return the engine that a case names."""
+    precision = case.get("precision", "float32")
+    if case["engine"] == "accelerate":
+        return AccelerateConfig.model_validate({"precision": precision})
+    return DeepSpeedConfig.model_validate({"precision": precision, "zero_stage": case["stage"]})
+
+
+def run(case: dict[str, object], folder: Path) -> dict[str, object]:
+    """Train one case; return what it came to."""
+    torch.manual_seed(3)
+    micro = int(str(case.get("micro", 2)))
+    optimizer = AdamWConfig(learning_rate=3e-3, weight_decay=0.1, gradient_clipping=0.5)
+    engine = engine_config(case).build(LanguageModel(SHAPE.build()), optimizer, micro)
+    rows = Rows()
+    world = distributed.world()
+    if "from" in case and world.is_main:
+        other, step = case["from"]  # type: ignore[misc]
+        name = f"step-{step:08d}"
+        shutil.copytree(folder / other / name, folder / str(case["id"]) / name)
+    distributed.barrier()
+    trainer = Trainer(
+        config=TrainConfig(steps=STEPS, global_batch_size=GLOBAL_BATCH, micro_batch_size=micro, log_every=1),
+        optimizer=optimizer,
+        schedule=LinearConfig(warmup=0.0, final_factor=1.0),
+        checkpoint=CheckpointConfig(every_steps=SAVE_EVERY),
+        engine=engine,
+        learner=Clm(),
+        batches=lambda start: Batches(start, micro),
+        evaluator=NoEvaluation(),
+        checkpoints=Checkpoints(folder / str(case["id"]), keep=100),
+        identity={"case": "one"},
+        trackers=lambda start: Trackers([rows]) if world.is_main else Trackers(),
+        flops_per_sample=1.0,
+        peak=Peak(1.0, "none"),
+    )
+    start = trainer.restore()
+    trainer.fit()
+    weights = engine.state_dict() or {}
+    if world.is_main:
+        torch.save(weights, folder / f"{case['id']}.pt")
+    steps = [row for row in rows.rows if "loss" in row]
+    return {
+        "start": start,
+        "losses": [row["loss"] for row in steps],
+        "norms": [row["grad_norm"] for row in steps],
+        "engine": type(engine).__name__,
+        "world": world.size,
+    }
+
+
+def main(folder: Path, cases: list[dict[str, object]]) -> None:
+    """Run every case in one session."""
+    torch.set_num_threads(1)
+    results = {}
+    with distributed.session(1) as world:
+        for case in cases:
+            results[str(case["id"])] = run(case, folder)
+        if world.is_main:
+            (folder / f"results-{world.size}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))

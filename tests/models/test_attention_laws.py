@@ -1,0 +1,140 @@
+"""Law 5, for every position encoding, encoder and decoder, float32 and bfloat16."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lumbre.models import LanguageModel, PositionConfig, TransformerConfig
+
+VOCABULARY = 61
+POSITIONS: dict[str, dict[str, Any]] = {"learned": {"max_length": 1200}}
+
+every_model = pytest.mark.parametrize(
+    ("kind", "causal", "dtype"),
+    [
+        (kind, causal, dtype)
+        for kind in sorted(PositionConfig.members)
+        for causal in (False, True)
+        for dtype in (torch.float32, torch.bfloat16)
+    ],
+)
+
+
+def build(kind: str, causal: bool, dtype: torch.dtype, **more: Any) -> LanguageModel:
+    torch.manual_seed(1)
+    keys = {"causal": causal, "hidden_size": 24, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2}
+    keys |= {"position": {"type": kind, **POSITIONS.get(kind, {})}, "init_std": 0.3, "norm": "rmsnorm"}
+    config = TransformerConfig.model_validate({**keys, **more})
+    return LanguageModel(config.build(VOCABULARY)).to(dtype)
+
+
+def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@every_model
+@pytest.mark.parametrize("spans", [(5, 9, 4), (300, 400, 350)])
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(
+    kind: str, causal: bool, dtype: torch.dtype, spans: tuple[int, int, int]
+) -> None:
+    if sum(spans) > 100 and dtype is torch.bfloat16:
+        pytest.skip("bfloat16 products are slow without hardware for them")
+    model = build(kind, causal, dtype)
+    ids = torch.arange(1, 4).repeat_interleave(torch.tensor(spans))
+    document_ids = torch.cat([ids, torch.zeros(3)]).int()[None].repeat(2, 1)
+    input_ids = tokens(*document_ids.shape)
+    for edited in (0, 1, 2, 3):
+        others = tokens(*document_ids.shape, seed=1)
+        changed = torch.where(document_ids == edited, others, input_ids)
+        before = model(input_ids, document_ids=document_ids).logits
+        after = model(changed, document_ids=document_ids).logits
+        assert before.isfinite().all()
+        assert before.dtype == dtype
+        neighbours = (document_ids != edited) & (document_ids != 0)
+        assert torch.equal(before[neighbours], after[neighbours])
+        assert not torch.equal(before[document_ids == edited], after[document_ids == edited])
+
+
+@every_model
+@torch.no_grad()
+def test_a_packed_document_is_as_it_is_alone(kind: str, causal: bool, dtype: torch.dtype) -> None:
+    model = build(kind, causal, dtype).double()
+    first, second = tokens(1, 7), tokens(1, 12, seed=1)
+    document_ids = torch.tensor([[1] * 7 + [2] * 12], dtype=torch.int32)
+    packed = model(torch.cat([first, second], dim=1), document_ids=document_ids).logits
+    alone = torch.cat([model(first).logits, model(second).logits], dim=1)
+    torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-9)
+
+
+@every_model
+@torch.no_grad()
+def test_causal_model_never_sees_the_future_and_an_encoder_does(
+    kind: str, causal: bool, dtype: torch.dtype
+) -> None:
+    model = build(kind, causal, dtype)
+    input_ids = tokens(2, 16)
+    changed = input_ids.clone()
+    changed[:, 9:] = tokens(2, 7, seed=1)
+    before, after = model(input_ids).logits, model(changed).logits
+    assert torch.equal(before[:, :9], after[:, :9]) == causal
+
+
+@every_model
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_padding_changes_nothing(kind: str, causal: bool, dtype: torch.dtype, side: str) -> None:
+    model = build(kind, causal, dtype)
+    mask = torch.ones(3, 14, dtype=torch.int64)
+    mask[0, :4] = 0
+    mask[1, :] = 0
+    mask = mask if side == "left" else mask.flip(1)
+    input_ids = tokens(3, 14)
+    changed = torch.where(mask == 0, tokens(3, 14, seed=1), input_ids)
+    before, after = model(input_ids, mask).logits, model(changed, mask).logits
+    assert before.isfinite().all()
+    assert torch.equal(before[mask != 0], after[mask != 0])
+    wide = model.double()
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    padded = wide(input_ids, mask, position_ids=position_ids).logits[0][mask[0] != 0]
+    torch.testing.assert_close(padded, wide(input_ids[:1, mask[0] != 0]).logits[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_stay_finite_where_a_row_is_all_padding(causal: bool) -> None:
+    model = build("rotary", causal, torch.float32)
+    mask = torch.tensor([[0] * 8, [0] * 3 + [1] * 5])
+    model(tokens(2, 8), mask).logits[mask != 0].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_one_document_needs_no_mask_and_gets_the_same_logits(causal: bool) -> None:
+    model = build("rotary", causal, torch.float64)
+    input_ids = tokens(2, 10)
+    plain = model(input_ids).logits
+    one = model(input_ids, document_ids=torch.full((2, 10), 3, dtype=torch.int32)).logits
+    assert torch.equal(plain, one)
+    padded = torch.ones(2, 10, dtype=torch.int32)
+    padded[0, 6:] = 0
+    half = model(input_ids, document_ids=padded).logits
+    torch.testing.assert_close(half[1], plain[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(half[0, :6], model(input_ids[:, :6]).logits[0], rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_grouped_queries_are_full_heads_with_shared_keys_and_values() -> None:
+    grouped = build("alibi", True, torch.float64)
+    full = build("alibi", True, torch.float64, num_kv_heads=4)
+    state = grouped.state_dict()
+    for name in [name for name in state if name.endswith("qkv.weight")]:
+        q, k, v = state[name].split([24, 12, 12])
+        k, v = (x.view(2, 6, 24).repeat_interleave(2, dim=0).reshape(24, 24) for x in (k, v))
+        state[name] = torch.cat([q, k, v])
+    for name in [name for name in state if name.endswith("qkv.bias")]:
+        state[name] = torch.zeros(72, dtype=torch.float64)
+    full.load_state_dict(state)
+    input_ids = tokens(2, 11)
+    torch.testing.assert_close(full(input_ids).logits, grouped(input_ids).logits, rtol=1e-10, atol=1e-10)

@@ -1,0 +1,166 @@
+"""The Transformer's config, its inputs, its head and its first weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumbre import config as configs
+from lumbre.errors import ConfigError, ModelError
+from lumbre.models import LanguageModel, ModelConfig, TransformerConfig
+
+SHIPPED = sorted(Path("configs/model").glob("*.yaml"))
+
+
+def config_of(**keys: Any) -> TransformerConfig:
+    base = {"causal": False, "hidden_size": 24, "num_layers": 2, "num_heads": 4, "vocab_size": 50}
+    return TransformerConfig.model_validate({**base, "position": {"type": "rotary"}, **keys})
+
+
+def model_of(**keys: Any) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(config_of(**keys).build())
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_model_is_a_valid_config(file: Path) -> None:
+    config = configs.load(ModelConfig, file, room="model")
+    assert isinstance(config, TransformerConfig)
+    with torch.device("meta"):
+        LanguageModel(config.build(config.vocab_size or 8192))
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "words"),
+    [
+        ({"num_heads": 5}, "num_heads", "5 heads do not divide hidden_size 24 (24 = 5 x 4 + 4)"),
+        ({"num_heads": 5}, "num_heads", "use num_heads 4"),
+        ({"num_kv_heads": 3}, "num_kv_heads", "3 key/value heads do not divide 4 heads"),
+        ({"num_heads": 8}, "head_size", "the head size 3 is odd"),
+        ({"hidden_size": 25, "num_heads": 5, "position": {"type": "sinusoidal"}}, "hidden_size", "25 is odd"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named_with_the_arithmetic(
+    keys: dict[str, Any], key: str, words: str
+) -> None:
+    problems = list(config_of(**keys).problems())
+    assert problems[0].key == key
+    assert words in str(problems[0])
+    with pytest.raises(ConfigError, match=f"model.{key}"):
+        config_of(**keys).build()
+
+
+def test_the_vocabulary_is_the_tokenizers_unless_the_config_has_a_larger_one() -> None:
+    assert config_of(vocab_size=None).build(70).config.vocab_size == 70
+    assert config_of(vocab_size=80).build(70).config.vocab_size == 80
+    with pytest.raises(ConfigError, match="60 embeddings are too few for the tokenizer's 70 tokens"):
+        config_of(vocab_size=60).build(70)
+    with pytest.raises(ConfigError, match=r"model\.vocab_size"):
+        config_of(vocab_size=None).build()
+
+
+def test_a_sequence_beyond_the_learned_positions_names_both_lengths() -> None:
+    model = model_of(position={"type": "learned", "max_length": 16})
+    assert model.config.max_length == 16
+    assert model(torch.zeros(1, 16, dtype=torch.int64)).logits.shape == (1, 16, 50)
+    with pytest.raises(ModelError, match=r"17 tokens.* 16 positions"):
+        model(torch.zeros(1, 17, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("head_transform", [False, True])
+def test_the_head_at_predicted_positions_is_the_full_head(head_transform: bool) -> None:
+    model = model_of(head_transform=head_transform, head_bias=True, norm_position="post").double()
+    input_ids = torch.randint(50, (3, 9))
+    predict = torch.rand(3, 9) < 0.3
+    full = model(input_ids)
+    some = model(input_ids, predict=predict)
+    assert some.logits.shape == (int(predict.sum()), 50)
+    torch.testing.assert_close(some.logits, full.logits[predict], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(some.last_hidden_state, full.last_hidden_state)
+
+
+def test_no_predicted_position_still_reaches_every_parameter() -> None:
+    model = model_of(head_transform=True, head_bias=True, token_types=2, embedding_norm=True)
+    input_ids = torch.randint(50, (2, 5))
+    output = model(input_ids, predict=torch.zeros(2, 5, dtype=torch.bool))
+    (output.logits.sum() + output.last_hidden_state.sum() * 0).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_positions_restart_at_every_document() -> None:
+    model = model_of(position={"type": "learned", "max_length": 8}, init_std=0.3)
+    input_ids = torch.randint(50, (2, 8))
+    document_ids = torch.tensor([[1, 1, 1, 2, 2, 3, 0, 0], [1] * 8], dtype=torch.int32)
+    position_ids = torch.tensor([[0, 1, 2, 0, 1, 0, 0, 1], list(range(8))])
+    derived = model(input_ids, document_ids=document_ids).logits
+    stated = model(input_ids, document_ids=document_ids, position_ids=position_ids).logits
+    assert torch.equal(derived, stated)
+
+
+def test_token_types_default_to_the_first_segment() -> None:
+    model = model_of(token_types=2, init_std=0.3)
+    input_ids = torch.randint(50, (2, 8))
+    first = model(input_ids).logits
+    assert torch.equal(first, model(input_ids, token_type_ids=torch.zeros_like(input_ids)).logits)
+    assert not torch.equal(first, model(input_ids, token_type_ids=torch.ones_like(input_ids)).logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_decoder_is_the_embedding_itself(tied: bool) -> None:
+    model = model_of(tied_embeddings=tied)
+    assert (model.head.decoder.weight is model.trunk.embedding.weight) == tied
+    model = model.to(torch.bfloat16)
+    assert (model.head.decoder.weight is model.trunk.embedding.weight) == tied
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_every_norm_keeps_dtype(dtype: torch.dtype, norm: str) -> None:
+    model = model_of(norm=norm, gated_mlp=True, position={"type": "alibi"}).to(dtype)
+    output = model(torch.randint(50, (2, 5)), document_ids=torch.tensor([[1, 1, 2, 2, 0]] * 2))
+    assert output.logits.dtype == output.last_hidden_state.dtype == dtype
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert not list(model.buffers())
+
+
+def test_autocast_runs_with_a_mask() -> None:
+    model = model_of(position={"type": "alibi"}, causal=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randint(50, (2, 5)), document_ids=torch.tensor([[1, 1, 2, 2, 0]] * 2))
+    assert output.logits.dtype == torch.bfloat16
+    assert output.logits.isfinite().all()
+
+
+def test_first_weights_are_a_function_of_the_seed() -> None:
+    first, again = model_of(), model_of()
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    torch.manual_seed(1)
+    assert not torch.equal(
+        LanguageModel(config_of().build()).trunk.embedding.weight, first.trunk.embedding.weight
+    )
+
+
+def test_first_weights_have_the_stated_spread() -> None:
+    model = model_of(hidden_size=128, num_layers=8, scaled_residual_init=True, init_std=0.05)
+    block = model.trunk.blocks[3]
+    assert block.mlp.up.weight.std().item() == pytest.approx(0.05, rel=0.05)
+    assert block.attention.output.weight.std().item() == pytest.approx(0.05 / 4, rel=0.05)
+    assert block.mlp.down.weight.std().item() == pytest.approx(0.05 / 4, rel=0.05)
+    assert not block.mlp.down.bias.any()
+
+
+def test_a_gated_mlp_multiplies_the_activated_gate_with_the_value() -> None:
+    mlp = model_of(gated_mlp=True, activation="silu", intermediate_size=10).trunk.blocks[0].mlp
+    x = torch.randn(2, 3, 24)
+    gate, value = x @ mlp.up.weight[:10].T + mlp.up.bias[:10], x @ mlp.up.weight[10:].T + mlp.up.bias[10:]
+    wanted = (gate * torch.sigmoid(gate) * value) @ mlp.down.weight.T + mlp.down.bias
+    torch.testing.assert_close(mlp(x), wanted)
+
+
+def test_models_and_hub_import_neither_transformers_nor_deepspeed() -> None:
+    code = "import sys, lumbre.models, lumbre.hub; sys.exit(not {'transformers', 'deepspeed'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
