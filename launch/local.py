@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from lumbre.distributed import die_with_parent
 from lumbre.errors import ExitStatus, LaunchError, Problem
 
 from .base import Command, Job, LauncherConfig, check, program_command
-from .signals import forward_signals
+from .signals import die_with_parent, forward_signals
 
 SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 
@@ -114,10 +113,14 @@ class LocalLauncher:
     def _told(self, job: Job, record: dict[str, Any]) -> int:
         """Repeat the first cause below the agent's own long account of how its processes ended."""
         status = int(record["status"])
-        if status != ExitStatus.DONE and self.processes(job) > 1:
-            step = "" if record.get("step") is None else f" at step {record['step']}"
-            first = f"first on rank {record.get('rank')}: {record.get('reason')}"
-            say(f"ended with status {status}{step}, {first}")
+        step = "" if record.get("step") is None else f" at step {record['step']}"
+        if self.processes(job) == 1 or status == ExitStatus.DONE:
+            return status
+        if status == ExitStatus.STOPPED:
+            say(f"stopped{step}; run the same command again to go on")
+        else:
+            rank, reason = record.get("rank"), record.get("reason")
+            say(f"ended with status {status}{step}, first on rank {rank}: {reason}")
         return status
 
 

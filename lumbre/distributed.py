@@ -26,6 +26,7 @@ class Stream(IntEnum):
     ORDER = 0
     NOISE = 1
     EVALUATION_NOISE = 2
+    FORWARD = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def session(seed: int, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(here.local_rank)
+    # Libraries that find DeepSpeed installed ask it for its device, which it would guess, and warn.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     if here.size > 1:
         torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     torch.manual_seed(seed)

@@ -146,6 +146,8 @@ class Trainer:
     """Everything that one run of training needs; `fit` runs it to its end."""
 
     config: TrainConfig
+    seed: int
+    """Seeds what a model draws in its forward pass (dropout), from (seed, step, micro batch, rank)."""
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
@@ -159,8 +161,8 @@ class Trainer:
     """What a checkpoint must share with this run to be continued: model, data, seed, ..."""
     trackers: Callable[[int], Trackers]
     """From the number of steps done to the trackers; called once, after the checkpoint is loaded."""
-    flops_per_sample: float
-    """Training FLOPs of one sample by formula, for MFU."""
+    flops_per_sample: float | None
+    """Training FLOPs of one sample by formula, for MFU; None where there is no formula."""
     peak: Peak
 
     def __post_init__(self) -> None:
@@ -243,7 +245,10 @@ class Trainer:
 
         began = time.perf_counter()
         sums = [torch.zeros((), dtype=torch.float64) for _ in names]
+        rank = distributed.world().rank
         for index, batch in enumerate(micro_batches):
+            chance = distributed.random(self.seed, distributed.Stream.FORWARD, step, (index << 32) + rank)
+            torch.manual_seed(int(chance.integers(2**63)))
             with self.engine.accumulate(last=index == len(micro_batches) - 1):
                 with self.engine.autocast():
                     terms = self.learner.loss(self.engine.forward(), self._on_device(batch)).terms
@@ -292,8 +297,10 @@ class Trainer:
         # The next row's time starts here, so that what logging this one costs is in it.
         self._interval = _Interval(began=now)
         seconds = now - past.began - past.left_out
-        flops = self.flops_per_sample * self.config.batch_sizes[0] * past.steps
-        limit = self.peak.flops_per_second * distributed.world().size
+        mfu = None
+        if self.flops_per_sample is not None:
+            flops = self.flops_per_sample * self.config.batch_sizes[0] * past.steps
+            mfu = flops / seconds / (self.peak.flops_per_second * distributed.world().size)
         first, *others = losses
         self._tracks.log(
             {
@@ -305,7 +312,7 @@ class Trainer:
                 "learning_rate": learning_rate,
                 "grad_norm": norm,
                 "tokens_per_second": past.tokens / seconds,
-                "mfu": flops / seconds / limit,
+                "mfu": mfu,
                 "step_seconds": seconds / past.steps,
                 "data_seconds": past.data_seconds / past.steps,
                 "overhead_seconds": (seconds - past.data_seconds - past.model_seconds) / past.steps,

@@ -9,7 +9,7 @@ from lumbre.models import ModelConfig, TransformerConfig
 from lumbre.run_config import RunConfig
 from lumbre.tokenizer import TokenizerConfig
 
-from .data import DataConfig
+from .data.prepare import DataConfig
 from .objectives import ObjectiveConfig
 
 

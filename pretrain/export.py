@@ -15,7 +15,7 @@ from lumbre.run_folder import CONFIG_FILE
 from lumbre.tokenizer import Tokenizer
 
 from .config import PretrainConfig
-from .data import open_data
+from .data.prepare import prepare
 
 
 def export(run: Path, to: Path) -> None:
@@ -30,7 +30,7 @@ def export(run: Path, to: Path) -> None:
     folder = checkpoints.latest()
     if folder is None:
         raise CheckpointError(f"{run}: has no checkpoint yet; train first")
-    prepared = open_data(config.data, config.tokenizer)
+    prepared = prepare(config.data, config.tokenizer)
     saved = checkpoints.state(folder)["identity"]
     if saved["tokenizer"] != prepared.manifest.tokenizer_fingerprint:
         raise DataError(

@@ -16,10 +16,13 @@ from lumbre.tracking import RunInfo, Trackers
 from lumbre.trainer import Trainer
 
 from .config import PretrainConfig
-from .data import PreparedData, Samples, prepare_data
+from .data.loader import Loader
+from .data.prepare import prepare as prepare_data
+from .data.shards import PreparedData
 from .evaluation import LossEvaluator
 from .export import write_model
 from .objectives import Objective
+from .samples import training_samples, validation_samples
 
 CONFIG = PretrainConfig
 
@@ -45,8 +48,8 @@ def pretrain(config: PretrainConfig, prepared: PreparedData, folder: Path) -> tu
     world = distributed.world()
     tokenizer = prepared.tokenizer()
     objective = config.objective.build(tokenizer, config.seed)
-    training = Samples(prepared, "train", config.data, objective.apply, config.seed)
-    validation = Samples(prepared, "validation", config.data, objective.apply, config.seed)
+    training = training_samples(prepared, config.data, objective, config.seed)
+    validation, rows = validation_samples(prepared, config.data, objective)
     model = build_model(config, tokenizer, objective)
     shape = model.config
     global_batch, micro_batch = config.train.batch_sizes
@@ -54,20 +57,22 @@ def pretrain(config: PretrainConfig, prepared: PreparedData, folder: Path) -> tu
     run = partial(_run_info, config, folder)
     trainer = Trainer(
         config=config.train,
+        seed=config.seed,
         optimizer=config.optimizer,
         schedule=config.schedule,
         checkpoint=config.checkpoint,
         engine=engine,
         learner=objective,
-        batches=partial(
-            training.batches,
+        batches=lambda start: Loader(
+            training,
             global_batch_size=global_batch,
             micro_batch_size=micro_batch,
             rank=world.rank,
             world_size=world.size,
+            start_step=start,
             stop_step=config.train.steps,
         ),
-        evaluator=LossEvaluator(objective, validation, config.eval_samples, micro_batch),
+        evaluator=LossEvaluator(objective, validation, min(rows, config.eval_samples), micro_batch),
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
         identity=identity(config, shape, prepared),
         trackers=lambda start: Trackers.start(run(start), config.tracking) if world.is_main else Trackers(),

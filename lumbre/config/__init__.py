@@ -64,7 +64,8 @@ def _placed(problem: Problem, places: Mapping[str, str], file: str) -> Problem:
         return problem
     parts = problem.key.split(".") if problem.key else []
     for size in range(len(parts), 0, -1):
-        place = places.get(".".join(parts[:size]))
+        key = ".".join(parts[:size])
+        place = places.get(key) or next((places[spot] for spot in places if spot.startswith(f"{key}.")), "")
         if place:
             return replace(problem, place=place)
     return replace(problem, place=file)

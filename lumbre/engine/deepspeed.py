@@ -263,7 +263,6 @@ class DeepSpeedEngine:
 
 def _import() -> Any:
     """Import DeepSpeed quietly, with the CPU collective that it would compile for a minute left out."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     # torch 2.13 deprecates names of collectives that DeepSpeed 0.19 calls, at every call.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed

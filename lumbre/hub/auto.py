@@ -89,14 +89,13 @@ def load(folder: str | Path) -> LanguageModel:
     """
     folder = Path(folder)
     config = read_config(folder)
-    state = _read_weights(folder)
     if config["model_type"] == LUMBRE:
         ours = _own_config(folder, config)
-        weights = _check_own(ours, state)
+        weights = _check_own(ours, _read_weights(folder))
     else:
         adapter = adapter_named(folder, config["model_type"])
         ours = adapter.from_hf_config(config)
-        weights = adapter.from_hf_state(ours, state)
+        weights = adapter.from_hf_state(ours, _read_weights(folder))
     dtypes = {tensor.dtype for tensor in weights.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     with torch.device("meta"):

@@ -55,7 +55,7 @@ class Gpt2(StateDictAdapter):
             "n_embd": config.hidden_size,
             "n_layer": config.num_layers,
             "n_head": config.num_heads,
-            "n_inner": config.mlp_width,
+            "n_inner": config.intermediate_size,
             "activation_function": HF_ACTIVATIONS[config.activation],
             "resid_pdrop": 0.0,
             "embd_pdrop": 0.0,

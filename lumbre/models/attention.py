@@ -42,7 +42,7 @@ class Attention(nn.Module):
             q_BNTH,
             k_BNTH,
             v_BNTH,
-            attn_mask=None if mask_BNTT is None else mask_BNTT.to(q_BNTH.dtype),
+            attn_mask=mask_BNTT,
             is_causal=self.causal and mask_BNTT is None,
         )
         y_BTD: Tensor = self.output(y_BNTH.transpose(1, 2).flatten(2))

@@ -41,7 +41,7 @@ class LineTracker:
             return
         self._held = row
         self._clock.tick(row)
-        if time.monotonic() >= self._next_line or row["step"] >= self._total_steps:
+        if time.monotonic() >= self._next_line:
             self._print_held()
 
     def finish(self, exit_status: int) -> None:
@@ -53,7 +53,10 @@ class LineTracker:
             return
         row, self._held = self._held, None
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-        values = "  ".join(f"{label} {value:>{width}}".strip() for label, value, width in fields(row))
+        values = "  ".join(
+            f"{label} {value:>{width}}" if label else f"{value:>{width}}"
+            for label, value, width in fields(row)
+        )
         left = self._clock.left(row)
         self._print((row["step"], f"{values}  {left} left" if left else values, ""))
 
@@ -151,7 +154,7 @@ def fields(row: Row) -> list[tuple[str, str, int]]:
     if "tokens_per_second" in row:
         shown.append(("", number(row["tokens_per_second"], ",.0f") + " tok/s", 13))
     if "mfu" in row and row["mfu"] is not None:
-        shown.append(("MFU", number(row["mfu"], ".1%"), 5))
+        shown.append(("MFU", number(row["mfu"], ".1%"), 6))
     if "grad_norm" in row:
         shown.append(("grad", number(row["grad_norm"], ".3g"), 6))
     if "peak_memory_bytes" in row:

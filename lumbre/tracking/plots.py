@@ -35,6 +35,8 @@ class Panel:
     title: str
     value: Callable[[Row], Any]
     form: str = "{:,.4g}"
+    noisy: bool = True
+    """Whether the eye needs a smoothed line over the raw one."""
 
 
 def loop_share(row: Row) -> float:
@@ -43,7 +45,7 @@ def loop_share(row: Row) -> float:
 
 
 PANELS = (
-    Panel("Learning rate", lambda row: row["learning_rate"], "{:.1e}"),
+    Panel("Learning rate", lambda row: row["learning_rate"], "{:.1e}", noisy=False),
     Panel("Tokens per second", lambda row: row["tokens_per_second"], "{:,.0f}"),
     Panel("Gradient norm", lambda row: row["grad_norm"]),
     Panel("Waiting and overhead, % of a step", loop_share, "{:.3g}"),
@@ -59,14 +61,12 @@ def series(rows: Sequence[Row], value: Callable[[Row], Any]) -> Line:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Return the running mean of the values, over about a fiftieth of them."""
-    keep = 1 - 1 / max(1.0, len(values) / 50)
-    out: list[float] = []
-    total = weight = 0.0
-    for value in values:
-        if not math.isnan(value):
-            total, weight = keep * total + value, keep * weight + 1
-        out.append(total / weight if weight and not math.isnan(value) else math.nan)
+    """Return the mean around each value, over about a fortieth of them; NaN stays NaN."""
+    reach = len(values) // 80 + 1 if len(values) > 20 else 0
+    out = []
+    for place, value in enumerate(values):
+        near = [other for other in values[max(0, place - reach) : place + reach + 1] if not math.isnan(other)]
+        out.append(math.nan if math.isnan(value) else sum(near) / len(near))
     return out
 
 
@@ -136,8 +136,9 @@ def _loss(axes: "Axes", runs: Sequence[Curves]) -> None:
 
 def _panel(axes: "Axes", lines: Sequence[tuple[Curves, Line]], panel: Panel) -> None:
     for run, (steps, values) in lines:
-        axes.plot(steps, values, color=run.color, lw=0.8, alpha=0.28)
-        axes.plot(steps, smooth(values), color=run.color, lw=1.4)
+        if panel.noisy:
+            axes.plot(steps, values, color=run.color, lw=0.8, alpha=0.28)
+        axes.plot(steps, smooth(values) if panel.noisy else values, color=run.color, lw=1.4)
     axes.set_title(panel.title, loc="left")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: panel.form.format(value))

@@ -1,12 +1,15 @@
 """Weights & Biases through its own client: one run for all ranks, the same one after a resume."""
 
 import json
+import math
 import netrc
 import os
 import secrets
 import socket
 import threading
+import time
 import urllib.request
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +24,8 @@ PROBE_SECONDS = 3.0
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 60.0
 """What is not sent by then stays on disk for `wandb sync`."""
+FLUSH_SECONDS = 1.0
+"""The client writes its file this often; a kill loses what it holds, so a step counts as sent 3x later."""
 ALL_KINDS = frozenset({"train", "eval", "event"})
 
 
@@ -55,7 +60,8 @@ class WandbTracker:
     """One W&B run, whose id and last sent step stand in the run folder.
 
     W&B's own steps only rise. A crash loses the rows after the last checkpoint from metrics.jsonl, and
-    the resumed run makes them again; W&B has had them, and equal ones, so they are not sent twice.
+    the resumed run makes them again; W&B has had them, and equal ones, so they are not sent twice. After
+    a kill, the rows of the last three seconds are, for they may not have arrived: W&B drops those it has.
     """
 
     name = "wandb"
@@ -84,10 +90,11 @@ class WandbTracker:
             self._run = _init(config, run, self._state["id"], mode)
         self._before: int = self._state["last_step"]
         self._before_kinds = frozenset(self._state["last_kinds"])
-        if self._run.resumed and self._run.starting_step - 1 > self._before:
+        if self._run.resumed:
             self._before, self._before_kinds = self._run.starting_step - 1, ALL_KINDS
         self._open_step = -1
         self._open_kinds: set[str] = set()
+        self._closed: deque[tuple[float, int, list[str]]] = deque()
         self.where = _where(mode, reason, self._run, run.folder)
         print(self.where, flush=True)
 
@@ -98,7 +105,7 @@ class WandbTracker:
             return
         # W&B holds a step's rows together until the next step, so only the one before is surely sent.
         if step > self._open_step:
-            self._close_step()
+            self._close_step(time.monotonic() - 3 * FLUSH_SECONDS)
             self._open_step = step
             self._open_kinds = set(self._before_kinds) if step == self._before else set()
         self._open_kinds.add(kind)
@@ -111,11 +118,16 @@ class WandbTracker:
         if exit_status in (ExitStatus.STOPPED, ExitStatus.WATCHDOG):
             self._run.mark_preempting()
         self._run.finish(exit_code=exit_status)
-        self._close_step()
+        self._close_step(math.inf)
 
-    def _close_step(self) -> None:
+    def _close_step(self, sent_before: float) -> None:
         if self._open_kinds:
-            self._state |= {"last_step": self._open_step, "last_kinds": sorted(self._open_kinds)}
+            self._closed.append((time.monotonic(), self._open_step, sorted(self._open_kinds)))
+        sent = None
+        while self._closed and self._closed[0][0] <= sent_before:
+            sent = self._closed.popleft()
+        if sent is not None:
+            self._state |= {"last_step": sent[1], "last_kinds": sent[2]}
             self._save()
 
     def _save(self) -> None:
@@ -190,6 +202,7 @@ def _init(config: WandbConfig, run: RunInfo, run_id: str, mode: str) -> Any:
         init_timeout=INIT_SECONDS,
         login_timeout=INIT_SECONDS,
         finish_timeout=FINISH_SECONDS,
+        x_transaction_log_flush_interval=FLUSH_SECONDS,
         console="off",
         silent=True,
         disable_git=True,

@@ -34,14 +34,11 @@ def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @every_model
-@pytest.mark.parametrize("spans", [(5, 9, 4), (300, 400, 350)])
 @torch.no_grad()
-def test_packed_documents_do_not_see_each_other(
-    kind: str, causal: bool, dtype: torch.dtype, spans: tuple[int, int, int]
-) -> None:
-    if sum(spans) > 100 and dtype is torch.bfloat16:
-        pytest.skip("bfloat16 products are slow without hardware for them")
+def test_packed_documents_do_not_see_each_other(kind: str, causal: bool, dtype: torch.dtype) -> None:
     model = build(kind, causal, dtype)
+    # Long enough for SDPA's kernels to go through a row in several blocks, some of them wholly masked.
+    spans = (300, 400, 350) if dtype is torch.float32 else (5, 9, 4)
     ids = torch.arange(1, 4).repeat_interleave(torch.tensor(spans))
     document_ids = torch.cat([ids, torch.zeros(3)]).int()[None].repeat(2, 1)
     input_ids = tokens(*document_ids.shape)

@@ -85,7 +85,7 @@ def test_alibi_slopes_are_the_papers() -> None:
     assert slopes(16) == pytest.approx([2.0 ** (-power / 2) for power in range(1, 17)])
     assert slopes(1) == [2.0**-8]
     # Twelve heads: those of 8, then the 1st, 3rd, 5th and 7th of 16.
-    assert slopes(12) == pytest.approx(slopes(8) + [2.0**-0.5, 2.0**-1.5, 2.0**-2.5, 2.0**-3.5])
+    assert slopes(12) == pytest.approx([*slopes(8), 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
 
 
 def test_alibi_biases_by_distance_to_either_side() -> None:

@@ -162,5 +162,6 @@ def test_a_gated_mlp_multiplies_the_activated_gate_with_the_value() -> None:
 
 
 def test_models_and_hub_import_neither_transformers_nor_deepspeed() -> None:
-    code = "import sys, lumbre.models, lumbre.hub; sys.exit(not {'transformers', 'deepspeed'}.isdisjoint(sys.modules))"
+    code = "import sys, lumbre.models, lumbre.hub\n"
+    code += "sys.exit(not {'transformers', 'deepspeed'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,6 @@
 """Sinusoidal positions: fixed waves of many lengths (Vaswani et al., 2017, arXiv:1706.03762, 3.5)."""
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -40,13 +41,14 @@ class Sinusoidal(Position):
     def embed(self, x_BTD: Tensor, position_ids_BT: Tensor) -> Tensor:
         """Scale the embeddings as the paper does, so that the waves do not drown them, and add the waves."""
         waves_BTD = sinusoids(position_ids_BT, self.hidden_size, self.theta)
-        return x_BTD * self.hidden_size**0.5 + waves_BTD.type_as(x_BTD)
+        return x_BTD * math.sqrt(self.hidden_size) + waves_BTD.type_as(x_BTD)
 
 
 def frequencies(size: int, theta: float, device: torch.device) -> Tensor:
     """Return theta^(-2i/size) for i below size / 2, in float32."""
     exponents_C: Tensor = torch.arange(0, size, 2, dtype=torch.float32, device=device) / size
-    return torch.pow(theta, exponents_C).reciprocal()
+    wavelengths_C: Tensor = theta**exponents_C
+    return wavelengths_C.reciprocal()
 
 
 def sinusoids(position_ids_BT: Tensor, size: int, theta: float) -> Tensor:

@@ -1,0 +1,52 @@
+# The commands of the project. Everything lives in .venv; nothing is installed outside it.
+PYTHON ?= python3
+PIP_FLAGS ?=
+BIN := .venv/bin
+LUMBRE := $(BIN)/lumbre
+
+export DS_BUILD_OPS := 0
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install quickstart test check slow clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "==> installing Lumbre and its pinned dependencies into .venv (some minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev]'
+	@touch $@
+
+quickstart: install
+	@echo "==> quickstart: the standard library's text -> BERT and GPT -> fine-tuning -> report"
+	@date +%s > .venv/.quickstart
+	@echo "==> 1/5 pretrain a small BERT (masked language modelling)"
+	$(LUMBRE) pretrain configs/pretrain/quickstart-bert.yaml
+	@echo "==> 2/5 pretrain a small GPT (causal language modelling)"
+	$(LUMBRE) pretrain configs/pretrain/quickstart-gpt.yaml
+	@echo "==> 3/5 fine-tune: which package does a function come from? pretrained against from scratch"
+	$(LUMBRE) finetune configs/finetune/quickstart.yaml
+	@echo "==> 4/5 let the GPT complete some prompts"
+	$(LUMBRE) generate runs/quickstart-gpt --prompt 'def __init__(self,' --prompt 'import os' \
+		--prompt '    def test_' --prompt 'class Error(' --prompt 'The following'
+	@echo "==> 5/5 draw the report"
+	$(LUMBRE) report runs/quickstart-bert runs/quickstart-gpt runs/quickstart-finetune --to runs/quickstart.html
+	@echo "==> done in $$(( $$(date +%s) - $$(cat .venv/.quickstart) )) s; open runs/quickstart.html"
+
+test: install
+	@echo "==> tests (the fast tier)"
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: install
+	@echo "==> tests (the slow tier: kills, launches, the quickstart's own runs)"
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Fine-tuning: a model folder to a measured result."""
