@@ -13,9 +13,10 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt
 
 from lumbre.errors import ExitStatus, LaunchError, Problem
+from lumbre.world import die_with_parent
 
 from .base import Command, Job, LauncherConfig, check, program_command
-from .signals import die_with_parent, forward_signals
+from .signals import forward_signals
 
 SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 

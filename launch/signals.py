@@ -1,6 +1,5 @@
 """Signals on their way from the launcher to the job that it waits for."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-PR_SET_PDEATHSIG = 1
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -42,15 +40,6 @@ def forward_signals(child: "subprocess.Popen[bytes]") -> Iterator[list[signal.Si
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def die_with_parent() -> None:
-    """Have Linux send this process SIGTERM when its parent ends; elsewhere there is no such service.
-
-    A copy of lumbre.distributed's: that module reaches torch, which no launcher may.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def family_of(pid: int) -> list[int]:

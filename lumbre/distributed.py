@@ -3,21 +3,18 @@
 Nothing here imports torch at module level, so that configs can be checked without it.
 """
 
-import ctypes
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lumbre.world import World, die_with_parent, world
+
 if TYPE_CHECKING:
     import torch
-
-PR_SET_PDEATHSIG = 1
 
 
 class Stream(IntEnum):
@@ -27,32 +24,6 @@ class Stream(IntEnum):
     NOISE = 1
     EVALUATION_NOISE = 2
     FORWARD = 3
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among the processes of the run."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process speaks for the run: prints, tracks and writes what is written once."""
-        return self.rank == 0
-
-
-def world() -> World:
-    """Return this process's place as torchrun, srun wrappers or nothing (one process) state it."""
-
-    def number(name: str, default: int) -> int:
-        return int(os.environ.get(name, default))
-
-    return World(
-        number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1)
-    )
 
 
 @contextmanager
@@ -81,14 +52,6 @@ def session(seed: int, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, so that a killed job leaves no orphans."""
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (OSError, AttributeError):
-        return
 
 
 def device() -> "torch.device":
@@ -152,5 +115,5 @@ def random(seed: int, *counter: int) -> np.random.Generator:
     """
     if len(counter) > 3:
         raise ValueError("at most three counters")
-    words = [0, *counter, *([0] * (3 - len(counter)))]
+    words = np.array([0, *counter, *([0] * (3 - len(counter)))], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=seed, counter=words))

@@ -88,6 +88,8 @@ def pretrain(config: PretrainConfig, prepared: PreparedData, folder: Path) -> tu
     status = trainer.fit()
     if status == ExitStatus.DONE:
         write_model(engine.state_dict(), shape, tokenizer, folder / "model")
+    # Ranks end together: a launcher takes one that is long behind the others for lost.
+    distributed.barrier()
     return status, trainer.step
 
 

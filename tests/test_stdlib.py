@@ -71,12 +71,36 @@ def test_definitions_do_not_overlap(tmp_path):
         "@decorated\ndef top(a):\n    def inner():\n        pass\n    # the place of these words\n"
         "    # is inside the function, so that it is long enough\n    return inner\n\n"
         f"class Large:\n    '''{'What it is for. ' * 10}'''\n\n    kind = 1\n    name = 2\n\n"
-        f"    def one(self):\n{body}\n\n    def two(self):\n{body}\n"
+        f"    def one(self):\n{body}\n\n    def two(self):\n{body}\n\n"
+        f"class Small:\n    def three(self):\n        '{'A docstring of some length. ' * 5}'\n        a\n        b\n"
     )
     file = tmp_path / "m.py"
     file.write_text(source)
     found = list(stdlib.documents_of("m", file, "definition"))
-    assert [one.name for one in found] == ["", "top", "Large", "Large.one", "Large.two"]
+    assert [one.name for one in found] == ["", "top", "Large", "Large.one", "Large.two", "Small"]
     assert found[1].text.startswith("@decorated\ndef top")
     assert found[2].text.endswith("name = 2")
     assert found[3].text.startswith("def one(self):\n    line_0 = 0")
+
+
+def test_a_held_out_function_that_stands_elsewhere_is_left_out(tmp_path, monkeypatch):
+    """Here every module of the package has the same function, and a module of no package has it too."""
+
+    def function(name):
+        return f"def {name}():\n    first\n    second\n    third\n\n"
+
+    (tmp_path / "package").mkdir()
+    for name in "abcdef":
+        (tmp_path / "package" / f"{name}.py").write_text(function("shared") + function(f"own_{name}"))
+        (tmp_path / f"{name}.py").write_text(function("shared"))
+    monkeypatch.setattr(stdlib, "root", lambda: tmp_path)
+    functions = stdlib.labelled_functions(("package",))
+    texts = {split: [one.text.split("(")[0] for one in functions[split]] for split in stdlib.SPLITS}
+    assert sum(map(len, texts.values())) == 7
+    assert "def shared" in texts["train"]
+    assert not {"def shared"} & {*texts["validation"], *texts["test"]}
+    (tmp_path / "elsewhere.py").write_text("".join(function(f"own_{name}") for name in "abcdef"))
+    stdlib.labelled_functions.cache_clear()
+    functions = stdlib.labelled_functions(("package",))
+    assert not functions["validation"]
+    assert not functions["test"]

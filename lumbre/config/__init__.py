@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from lumbre.config.base import Choice, Config
 from lumbre.config.explain import explain
-from lumbre.config.merge import expand, override
+from lumbre.config.merge import expand, override, with_default_types
 from lumbre.config.source import find, read, search_path
 from lumbre.errors import ConfigError, Problem
 
@@ -42,6 +42,7 @@ def load(kind: type[C], path: str | Path, overrides: Sequence[str] = (), *, room
             tree, places = override(kind, tree, places, text, search)
         except ConfigError as error:
             problems += error.problems
+    tree = with_default_types(kind, tree)
     try:
         config = kind.model_validate(tree)
     except ValidationError as error:

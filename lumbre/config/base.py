@@ -1,7 +1,7 @@
 """Config and Choice: typed groups of keys, and the one registry of the house."""
 
-import difflib
 import builtins
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self

@@ -112,6 +112,23 @@ def override(
     return _set(kind, tree, steps, value, key, search, found), found
 
 
+def with_default_types(kind: type[Config] | None, tree: Any) -> Any:
+    """Return the tree with the `type` of the field's default where a choice's mapping does not say one."""
+    if not isinstance(tree, dict):
+        return tree
+    kind = member(kind, tree)
+    out = dict(tree)
+    for key, value in tree.items():
+        child = _child(kind, key)
+        if kind is None or child is None or not isinstance(value, dict):
+            continue
+        default = kind.model_fields[key].get_default()
+        if "type" not in value and isinstance(default, Choice):
+            value = {"type": default.type, **value}
+        out[key] = with_default_types(child, value)
+    return out
+
+
 def _set(
     kind: type[Config] | None,
     tree: Any,

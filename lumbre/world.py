@@ -1,0 +1,42 @@
+"""This process among the processes of the run, without torch."""
+
+import ctypes
+import os
+import signal
+from dataclasses import dataclass
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the processes of the run."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks for the run: prints, tracks and writes what is written once."""
+        return self.rank == 0
+
+
+def world() -> World:
+    """Return this process's place as torchrun, srun wrappers or nothing (one process) state it."""
+
+    def number(name: str, default: int) -> int:
+        return int(os.environ.get(name, default))
+
+    return World(
+        number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1)
+    )
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, so that a killed job leaves no orphans."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return

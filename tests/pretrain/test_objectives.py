@@ -1,0 +1,124 @@
+"""Objectives: their targets and noise are what the papers say, a function of (seed, sample) alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumbre.distributed import Stream
+from lumbre.errors import TokenizerError
+from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
+from pretrain.objectives import ClmConfig, MlmConfig, ObjectiveConfig
+from pretrain.objectives.base import NO_TARGET, Row
+
+TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """Return a small WordPiece tokenizer."""
+    return WordPieceConfig(vocab_size=512).build(TEXT)
+
+
+def row(tokenizer: Tokenizer, length: int, documents: int = 1) -> Row:
+    """Return a row of ordinary tokens, each document between [CLS] and [SEP], the last 4 places padding."""
+    special = sorted(tokenizer.special_ids)
+    ids = np.arange(length) % (tokenizer.vocab_size - len(special)) + len(special)
+    document_ids = np.repeat(np.arange(1, documents + 1), -(-length // documents))[:length].astype(np.int32)
+    starts = np.flatnonzero(np.diff(document_ids, prepend=0))
+    ids[starts] = tokenizer.cls_id
+    ids[starts - 1] = tokenizer.sep_id
+    document_ids[-4:] = 0
+    ids[-4:] = tokenizer.pad_id
+    return {"input_ids": ids, "document_ids": document_ids, "position_ids": np.zeros(length, dtype=np.int64)}
+
+
+def test_mlm_masks_as_bert_does(tokenizer: Tokenizer) -> None:
+    """15% of ordinary tokens are targets; 80% of those are masked, 10% random, 10% kept; within 3 sigma."""
+    objective = MlmConfig().build(tokenizer, seed=5)
+    original = row(tokenizer, 200_000, documents=1000)
+    noised = objective.apply(original, sample=0)
+    target = noised["labels"] != NO_TARGET
+    special = np.isin(original["input_ids"], sorted(tokenizer.special_ids))
+    assert not target[special].any()
+    assert np.array_equal(noised["labels"][target], original["input_ids"][target])
+    assert np.array_equal(noised["input_ids"][~target], original["input_ids"][~target])
+    ordinary, targets = int((~special).sum()), int(target.sum())
+    within_three_sigma(targets, ordinary, 0.15)
+    masked = noised["input_ids"][target] == tokenizer.mask_id
+    kept = noised["input_ids"][target] == original["input_ids"][target]
+    within_three_sigma(int(masked.sum()), targets, 0.8)
+    chance_same = 0.1 / (tokenizer.vocab_size - len(tokenizer.special_ids))
+    within_three_sigma(int(kept.sum()), targets, 0.1 + chance_same)
+    replaced = noised["input_ids"][target][~masked & ~kept]
+    assert not np.isin(replaced, sorted(tokenizer.special_ids)).any()
+
+
+def within_three_sigma(count: int, trials: int, probability: float) -> None:
+    """Assert that a binomial count is no more than three standard deviations off."""
+    assert abs(count - trials * probability) < 3 * math.sqrt(trials * probability * (1 - probability))
+
+
+@settings(max_examples=20, deadline=None)
+@given(sample=st.integers(0, 2**40), seed=st.integers(0, 2**63 - 1))
+def test_noise_is_a_function_of_seed_and_sample(tokenizer: Tokenizer, sample: int, seed: int) -> None:
+    original = row(tokenizer, 256)
+    one = MlmConfig().build(tokenizer, seed).apply(original, sample)
+    two = MlmConfig().build(tokenizer, seed).apply(original, sample)
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+    for other in (
+        MlmConfig().build(tokenizer, seed).apply(original, sample + 1),
+        MlmConfig().build(tokenizer, seed ^ 1).apply(original, sample),
+        MlmConfig().build(tokenizer, seed).apply(original, sample, Stream.EVALUATION_NOISE),
+    ):
+        assert not np.array_equal(one["labels"], other["labels"])
+
+
+def test_clm_predicts_the_next_token_of_the_same_document(tokenizer: Tokenizer) -> None:
+    original = row(tokenizer, 64, documents=3)
+    labels = ClmConfig().build(tokenizer, 0).apply(original, 0)["labels"]
+    for at in range(63):
+        same = original["document_ids"][at] == original["document_ids"][at + 1] != 0
+        assert labels[at] == (original["input_ids"][at + 1] if same else NO_TARGET)
+    assert labels[63] == NO_TARGET
+
+
+@pytest.mark.parametrize("kind", sorted(ObjectiveConfig.members))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_is_the_summed_cross_entropy(tokenizer: Tokenizer, kind: str, dtype: torch.dtype) -> None:
+    """The head at targets alone gives the loss that full logits give (reference: torch, all positions)."""
+    config = ObjectiveConfig.members[kind]()
+    objective = config.build(tokenizer, 1)  # type: ignore[attr-defined]
+    shape = TransformerConfig.model_validate(
+        {
+            "causal": config.needs_causal,  # type: ignore[attr-defined]
+            "hidden_size": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "position": {"type": "learned", "max_length": 64},
+        }
+    )
+    model = LanguageModel(shape.build(tokenizer.vocab_size)).to(dtype)
+    rows = [objective.apply(row(tokenizer, 64, documents=2), sample) for sample in range(3)]
+    batch = {key: torch.from_numpy(np.stack([one[key] for one in rows])) for key in rows[0]}
+    term = objective.loss(model, batch).terms["loss"]
+    full = model(
+        batch["input_ids"], position_ids=batch["position_ids"], document_ids=batch["document_ids"]
+    ).logits
+    expected = F.cross_entropy(full.float().flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+    assert float(term.sum.detach()) == pytest.approx(
+        float(expected.detach()), rel=1e-5 if dtype == torch.float32 else 2e-2
+    )
+    assert objective.counts(batch) == {"loss": term.count}
+    assert objective.tokens(batch) == 3 * 60
+
+
+def test_a_tokenizer_without_a_mask_is_refused() -> None:
+    tokenizer = BpeConfig(vocab_size=512).build(TEXT)
+    with pytest.raises(TokenizerError, match=r"has no mask token; use tokenizer\.type=wordpiece"):
+        MlmConfig().build(tokenizer, 1)
