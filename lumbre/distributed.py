@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lumbre.world import World, die_with_parent, world
+from lumbre.world import World as World
+from lumbre.world import die_with_parent
+from lumbre.world import world as world
 
 if TYPE_CHECKING:
     import torch

@@ -72,7 +72,7 @@ def test_definitions_do_not_overlap(tmp_path):
         "    # is inside the function, so that it is long enough\n    return inner\n\n"
         f"class Large:\n    '''{'What it is for. ' * 10}'''\n\n    kind = 1\n    name = 2\n\n"
         f"    def one(self):\n{body}\n\n    def two(self):\n{body}\n\n"
-        f"class Small:\n    def three(self):\n        '{'A docstring of some length. ' * 5}'\n        a\n        b\n"
+        f"class Small:\n    def three(self):\n        '{'What it is for. ' * 10}'\n        a\n        b\n"
     )
     file = tmp_path / "m.py"
     file.write_text(source)
