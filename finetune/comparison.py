@@ -39,25 +39,31 @@ class Comparison:
         gain = self.gain()
         if gain is None:
             values = [row[self.metric] for row in self.results]
-            spread = statistics.stdev(values) if len(values) > 1 else math.nan
             mean = statistics.mean(values)
+            if len(values) == 1:
+                return f"{self.metric} {mean:.3f} with one seed"
+            spread = statistics.stdev(values)
             return f"{self.metric} {mean:.3f}, standard deviation {spread:.3f} over {len(values)} seeds"
         mean, error = gain
         seeds = len(self.of("pretrained"))
         means = {name: statistics.mean(self.of(name).values()) for name in ("pretrained", "scratch")}
+        both = f"{means['scratch']:.3f} from scratch, {means['pretrained']:.3f} pretrained"
+        if math.isnan(error):
+            return f"Pretraining brings {100 * mean:+.1f} points of {self.metric} ({both}; one seed)"
         times = f", {mean / error:.1f} standard errors" if error > 0 else ""
         return (
             f"Pretraining brings {100 * mean:+.1f} ± {100 * error:.1f} points of {self.metric} "
-            f"({means['scratch']:.3f} from scratch, {means['pretrained']:.3f} pretrained; "
-            f"mean and standard error over {seeds} seeds{times})"
+            f"({both}; mean and standard error over {seeds} seeds{times})"
         )
 
     def table(self) -> dict[str, Any]:
-        """Return the rows and the summary, as results.json holds them."""
+        """Return the rows and the summary, as results.json holds them; what is not known is null."""
         gain = self.gain()
-        numbers = (
-            None if gain is None else {"metric": self.metric, "mean": gain[0], "standard_error": gain[1]}
-        )
+        numbers = None
+        if gain is not None:
+            mean, error = gain
+            error_or_null = None if math.isnan(error) else error
+            numbers = {"metric": self.metric, "mean": mean, "standard_error": error_or_null}
         return {"rows": list(self.results), "summary": self.summary(), "gain": numbers}
 
 

@@ -27,8 +27,9 @@ class ExamplesConfig(Choice):
         """Return every split; raises DataError where a record cannot be read."""
         splits = self.read()
         if self.train_limit is not None and self.train_limit < len(splits["train"]):
-            every = len(splits["train"]) / self.train_limit
-            splits["train"] = [splits["train"][int(number * every)] for number in range(self.train_limit)]
+            whole = splits["train"]
+            spread = [number * len(whole) // self.train_limit for number in range(self.train_limit)]
+            splits["train"] = [whole[at] for at in spread]
         empty = [split for split, records in splits.items() if not records]
         if empty:
             raise DataError(f"data: the split {empty[0]} has no example")

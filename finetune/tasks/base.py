@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import nn
 
 from lumbre.config import Choice
@@ -24,7 +25,10 @@ class Task(ABC):
 
     @abstractmethod
     def build_model(self, path: str, *, from_scratch: bool) -> nn.Module:
-        """Return the model of a Hugging Face folder with this task's head, or the same with fresh weights."""
+        """Return the model of a Hugging Face folder with this task's head, or the same with fresh weights.
+
+        The model is in training mode. Raises ModelError when the folder has no model for this task.
+        """
 
     @abstractmethod
     def save_tokenizer(self, folder: Path) -> None:
@@ -61,6 +65,9 @@ class Task(ABC):
 
 class TaskConfig(Choice):
     """What is learned from labelled examples."""
+
+    max_length: PositiveInt = 128
+    """Longest input in tokens; the rest of a text is cut off."""
 
     def build(self, model_path: str, examples: Mapping[str, Sequence[Example]]) -> Task:
         """Return the task for the model folder's tokenizer and the labels found in the training split."""

@@ -3,14 +3,16 @@
 Shapes: B batch, T time, L labels.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
 from torch import nn
 
 from lumbre.errors import DataError, ModelError
@@ -28,22 +30,30 @@ class ClassificationConfig(TaskConfig):
     """The field of a record that holds the text."""
     label_field: str = "label"
     """The field that holds the label, a string or a number."""
-    max_length: PositiveInt = 128
-    """Longest input in tokens; the rest of a text is cut off."""
 
     def build(self, model_path: str, examples: Mapping[str, Sequence[Example]]) -> "Classification":
-        """Return the task; raises DataError naming the record that lacks a field or has an unseen label."""
+        """Return the task.
+
+        Raises DataError naming the record that lacks a field or the labels that cannot be learned, and
+        ModelError where the model folder has no tokenizer.
+        """
         for split, records in examples.items():
-            for number, record in enumerate(records):
+            for number, record in enumerate(records, start=1):
                 for name in (self.text_field, self.label_field):
-                    if name not in record:
-                        has = ", ".join(map(str, record))
-                        raise DataError(f"{split} record {number}: has no field {name!r}, it has {has}")
+                    if record.get(name) is None:
+                        fault = f"the field {name!r} is null" if name in record else f"has no field {name!r}"
+                        begin = textwrap.shorten(json.dumps(record, ensure_ascii=False), 120)
+                        raise DataError(f"{split} record {number}: {fault}: {begin}")
         labels = sorted({str(record[self.label_field]) for record in examples["train"]})
+        if len(labels) < 2:
+            raise DataError(f"train: every record has the label {labels[0]!r}; give records of two or more")
         for split, records in examples.items():
             unseen = sorted({str(record[self.label_field]) for record in records} - set(labels))
             if unseen:
-                raise DataError(f"{split}: labels {unseen} are not in the training split, which has {labels}")
+                raise DataError(
+                    f"{split}: labels {unseen} are not in the training split, which has {labels}; "
+                    "add records of them there, or raise data.train_limit if that leaves them out"
+                )
         return Classification(self, model_path, labels)
 
 
@@ -56,14 +66,24 @@ class Classification(Task):
         from transformers import AutoTokenizer
 
         self.labels = tuple(labels)
-        self.tokenizer = AutoTokenizer.from_pretrained(model_path)
+        with _explained(model_path):
+            self.tokenizer = AutoTokenizer.from_pretrained(model_path)
+            if len(self.tokenizer) <= len(self.tokenizer.all_special_tokens):
+                # transformers makes up an empty tokenizer for a folder that has none.
+                raise ValueError("it has no tokenizer")
+            if self.tokenizer.pad_token_id is None:
+                # GPT-2 has no token for padding; the attention mask hides whichever is used.
+                self.tokenizer.pad_token = self.tokenizer.eos_token
+            if self.tokenizer.pad_token_id is None:
+                raise ValueError("its tokenizer has no token for padding")
         self._config = config
         self._number = {label: number for number, label in enumerate(labels)}
 
     def build_model(self, path: str, *, from_scratch: bool) -> nn.Module:
-        """Return AutoModelForSequenceClassification of the folder; its head is always new.
+        """Return AutoModelForSequenceClassification of the folder, in training mode, with the labels' names.
 
-        Raises ModelError when the folder is no model that can classify.
+        The head is new unless the folder has one for as many labels. Raises ModelError when the folder is
+        no model that can classify, or lacks weights of the model below the head.
         """
         from transformers import AutoConfig, AutoModelForSequenceClassification
         from transformers.utils import logging
@@ -71,18 +91,24 @@ class Classification(Task):
         names = dict(enumerate(self.labels))
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        try:
+        with _explained(path):
             config = AutoConfig.from_pretrained(
                 path, num_labels=len(names), id2label=names, label2id={v: k for k, v in names.items()}
             )
+            if len(self.tokenizer) > config.vocab_size:
+                raise ValueError(f"{len(self.tokenizer)} tokens, and the model has {config.vocab_size}")
+            if config.pad_token_id is None:
+                config.pad_token_id = self.tokenizer.pad_token_id
+            model: nn.Module
             if from_scratch:
-                return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
-            return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
-                path, config=config, dtype=torch.float32, use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{path}: cannot be loaded as a sequence classifier: {reason}") from error
+                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+            else:
+                model, report = AutoModelForSequenceClassification.from_pretrained(
+                    path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                )
+                _check_trunk(model, report["missing_keys"])
+        # transformers gives a model with weights in evaluation mode, one without in training mode.
+        return model.train()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer's files."""
@@ -138,3 +164,30 @@ class Classification(Task):
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         logits_BL: torch.Tensor = output.logits
         return logits_BL.double() if logits_BL.dtype == torch.float64 else logits_BL.float()
+
+
+def _check_trunk(model: nn.Module, missing: Collection[str]) -> None:
+    """Raise ValueError where the folder lacks weights below the head: training would start from chance.
+
+    BERT's pooler counts to the head; language models have none.
+    """
+    below = sorted(
+        name for name in missing if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name
+    )
+    if below:
+        raise ValueError(f"the weights lack {len(below)} tensors, such as {below[0]}")
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turn what transformers raises for a folder that does not fit into a ModelError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{path}: cannot be fine-tuned as a sequence classifier: {reason}; "
+            "give a folder with config.json, model.safetensors and a tokenizer of a family in transformers"
+        ) from error

@@ -1,0 +1,264 @@
+"""Sequence classification: Hugging Face's own loss, padding without effect, and folders that do not fit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import classification_report
+
+from finetune.data import Examples
+from finetune.tasks import Classification, ClassificationConfig
+from lumbre.errors import DataError, ModelError
+
+CAUSAL_AND_NOT = ("bert", "gpt2")
+
+
+def made(folders: dict[str, Path], examples: Examples, family: str) -> tuple[Classification, torch.nn.Module]:
+    """Return the task and its model for a family, the model in evaluation mode."""
+    task = ClassificationConfig(max_length=32).build(str(folders[family]), examples)
+    torch.manual_seed(5)
+    return task, task.build_model(str(folders[family]), from_scratch=False).eval()
+
+
+@pytest.mark.parametrize("family", CAUSAL_AND_NOT)
+def test_the_loss_is_hugging_faces_own(folders: dict[str, Path], examples: Examples, family: str) -> None:
+    """Sums over micro batches, divided by all examples, are the mean that their model returns for all."""
+    task, model = made(folders, examples, family)
+    rows = [task.encode(example) for example in examples["train"]]
+    with torch.no_grad():
+        terms = [task.loss(model, task.collate(rows[at : at + 5])).terms["loss"] for at in range(0, 18, 5)]
+        theirs = model(**task.collate(rows)).loss
+    assert [term.count for term in terms] == [5, 5, 5, 3]
+    ours = sum(float(term.sum) for term in terms) / sum(term.count for term in terms)
+    assert ours == pytest.approx(float(theirs), rel=1e-6)
+
+
+def test_the_counts_are_those_of_the_loss(task: Classification, examples: Examples) -> None:
+    """The trainer divides by what it counted before the forward pass."""
+    rows = [task.encode(example) for example in examples["train"][:5]]
+    batch = task.collate(rows)
+    assert task.counts(batch) == {"loss": 5.0}
+    assert task.tokens(batch) == sum(len(row["input_ids"]) for row in rows)
+
+
+@pytest.mark.parametrize("family", CAUSAL_AND_NOT)
+def test_padding_changes_nothing(folders: dict[str, Path], examples: Examples, family: str) -> None:
+    task, model = made(folders, examples, family)
+    rows = [task.encode(example) for example in examples["train"][:6]]
+    assert len({len(row["input_ids"]) for row in rows}) > 3
+    with torch.no_grad():
+        padded = task.predict(model, task.collate(rows))
+        alone = [task.predict(model, task.collate([row])) for row in rows]
+    assert torch.equal(padded[0], torch.cat([labels for labels, _ in alone]))
+    torch.testing.assert_close(padded[1], torch.cat([losses for _, losses in alone]), rtol=1e-5, atol=1e-6)
+
+
+def test_encode_cuts_a_text_to_max_length(task: Classification) -> None:
+    """The tokens that close a sequence stay."""
+    encoded = task.encode({"text": "def build(self):\n" * 50, "label": "b"})
+    ids = encoded["input_ids"]
+    assert len(ids) == 32
+    assert (ids[0], ids[-1]) == (task.tokenizer.cls_token_id, task.tokenizer.sep_token_id)
+    assert encoded["labels"].tolist() == [1]
+    assert len(task.encode({"text": "def", "label": "b"})["input_ids"]) < 32
+
+
+def test_scores_are_scikit_learns(task: Classification) -> None:
+    """Held against the table that people read, on predictions that never hit one of the labels."""
+    chance = np.random.default_rng(3)
+    targets, predictions = chance.integers(0, 5, 200), chance.integers(0, 4, 200)
+    table = classification_report(targets, predictions, output_dict=True, zero_division=0)
+    score = task.score(predictions.astype(float), targets.astype(float))
+    assert list(score) == list(task.metrics)
+    assert score["accuracy"] == pytest.approx((targets == predictions).mean())
+    assert score["accuracy"] == pytest.approx(table["accuracy"])
+    assert score["f1"] == pytest.approx(table["macro avg"]["f1-score"])
+
+
+def test_predictions_and_losses_are_of_each_example(task: Classification, examples: Examples) -> None:
+    model = task.build_model(str(task.tokenizer.name_or_path), from_scratch=False).eval()
+    batch = task.collate([task.encode(example) for example in examples["test"]])
+    with torch.no_grad():
+        predictions, losses = task.predict(model, batch)
+        chances = model(**batch).logits.softmax(dim=1)
+    assert torch.equal(predictions, chances.argmax(dim=1))
+    chosen = chances[torch.arange(len(losses)), batch["labels"]]
+    torch.testing.assert_close(losses, -chosen.log(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_the_config_names_the_labels(
+    task: Classification, folders: dict[str, Path], from_scratch: bool
+) -> None:
+    model: Any = task.build_model(str(folders["bert"]), from_scratch=from_scratch)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_model_comes_in_training_mode(
+    task: Classification, folders: dict[str, Path], from_scratch: bool
+) -> None:
+    """transformers loads weights in evaluation mode: dropout would begin after the first evaluation."""
+    model = task.build_model(str(folders["bert"]), from_scratch=from_scratch)
+    assert all(module.training for module in model.modules())
+
+
+def test_pretrained_weights_are_the_folders_and_fresh_ones_the_seeds(
+    task: Classification, folders: dict[str, Path]
+) -> None:
+    stored = load_file(folders["bert"] / "model.safetensors")
+
+    def weights(seed: int, from_scratch: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(seed)
+        return task.build_model(str(folders["bert"]), from_scratch=from_scratch).state_dict()
+
+    name = "bert.encoder.layer.1.output.dense.weight"
+    for seed in (1, 2):
+        assert torch.equal(weights(seed, False)[name], stored[name])
+    assert torch.equal(weights(1, True)[name], weights(1, True)[name])
+    assert not torch.equal(weights(1, True)[name], weights(2, True)[name])
+    assert not torch.equal(weights(1, True)[name], stored[name])
+    head = "classifier.weight"
+    assert torch.equal(weights(1, False)[head], weights(1, False)[head])
+    assert not torch.equal(weights(1, False)[head], weights(2, False)[head])
+
+
+def without(records: list[dict[str, str]], at: int, **changes: str | None) -> list[dict[str, str | None]]:
+    """Return the records with one changed; None takes the field away."""
+    changed = {key: value for key, value in {**records[at], **changes}.items() if value is not None}
+    return [*records[:at], changed, *records[at + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "expected"),
+    [
+        ("train", {"text": None}, 'train record 3: has no field \'text\': {"label": "c"}'),
+        ("validation", {"label": None}, "validation record 3: has no field 'label'"),
+        (
+            "test",
+            {"label": "d"},
+            r"test: labels ['d'] are not in the training split, which has ['a', 'b', 'c']",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_learned_is_named(
+    examples: Examples, folders: dict[str, Path], split: str, change: dict[str, str | None], expected: str
+) -> None:
+    faulty = {**examples, split: without(examples[split], 2, **change)}  # type: ignore[arg-type]
+    with pytest.raises(DataError) as caught:
+        ClassificationConfig().build(str(folders["bert"]), faulty)
+    assert expected in str(caught.value)
+
+
+def test_a_null_field_is_named(examples: Examples, folders: dict[str, Path]) -> None:
+    faulty = {**examples, "train": [{"text": None, "label": "a"}, *examples["train"]]}
+    with pytest.raises(DataError, match="train record 1: the field 'text' is null"):
+        ClassificationConfig().build(str(folders["bert"]), faulty)
+
+
+def test_one_label_is_nothing_to_learn(folders: dict[str, Path]) -> None:
+    """transformers would make it a regression."""
+    one = [{"text": "def", "label": "a"}]
+    with pytest.raises(DataError, match="every record has the label 'a'"):
+        ClassificationConfig().build(str(folders["bert"]), {"train": one, "validation": one, "test": one})
+
+
+def lose_the_trunk(folder: Path) -> None:
+    """Leave the head's weights alone in the folder."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("bert.encoder.layer.1")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def widen(folder: Path) -> None:
+    """Let config.json ask for other shapes than the weights have."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+
+
+def cut_weights(folder: Path) -> None:
+    """Tear model.safetensors as a broken copy does."""
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "none"}'), "none"),
+        (cut_weights, "cannot be fine-tuned"),
+        (widen, "cannot be fine-tuned"),
+        (lose_the_trunk, "the weights lack 16 tensors, such as bert.encoder.layer.1.attention"),
+    ],
+)
+def test_a_folder_that_cannot_classify_is_explained(
+    task: Classification,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    expected: str,
+) -> None:
+    """No traceback, and above all no fresh weights where pretrained ones were asked for."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(folders["bert"], folder)
+    damage(folder)
+    with pytest.raises(ModelError) as caught:
+        task.build_model(str(folder), from_scratch=False)
+    assert str(caught.value).startswith(f"{folder}: cannot be fine-tuned as a sequence classifier: ")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_no_hugging_face_family_is_explained(
+    folders: dict[str, Path], examples: Examples
+) -> None:
+    with pytest.raises(ModelError, match="model type `lumbre`"):
+        made(folders, examples, "own")
+
+
+def test_a_folder_without_a_tokenizer_is_explained(
+    folders: dict[str, Path], examples: Examples, tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folders["bert"] / name, tmp_path / name)
+    with pytest.raises(ModelError, match="it has no tokenizer"):
+        ClassificationConfig().build(str(tmp_path), examples)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_last_token(
+    folders: dict[str, Path], examples: Examples, tmp_path: Path
+) -> None:
+    """As GPT-2's own; the model is told, or it refuses batches."""
+    folder = tmp_path / "gpt2"
+    shutil.copytree(folders["gpt2"], folder)
+    for name, key in (("tokenizer_config.json", "pad_token"), ("config.json", "pad_token_id")):
+        content = json.loads((folder / name).read_text())
+        del content[key]
+        (folder / name).write_text(json.dumps(content))
+    task, model = made({"gpt2": folder}, examples, "gpt2")
+    assert task.tokenizer.pad_token == task.tokenizer.eos_token
+    rows = [task.encode(example) for example in examples["train"][:4]]
+    with torch.no_grad():
+        together = task.predict(model, task.collate(rows))[1]
+        alone = torch.cat([task.predict(model, task.collate([row]))[1] for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tokenizer_larger_than_the_model_is_explained(
+    task: Classification, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its last tokens have no embedding."""
+    folder = tmp_path / "small"
+    shutil.copytree(folders["bert"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    with pytest.raises(ModelError, match="tokens, and the model has 100"):
+        task.build_model(str(folder), from_scratch=True)
