@@ -23,9 +23,10 @@ from lumbre.hub.bert import Bert
 from lumbre.hub.card import model_card
 from lumbre.hub.gpt2 import Gpt2
 from lumbre.hub.llama import Llama
+from lumbre.hub.modernbert import ModernBert
 from lumbre.models import LanguageModel, TransformerConfig
 
-ADAPTERS: tuple[StateDictAdapter, ...] = (Bert(), Gpt2(), Llama())
+ADAPTERS: tuple[StateDictAdapter, ...] = (Bert(), Gpt2(), Llama(), ModernBert())
 LUMBRE = "lumbre"
 TIED = "head.decoder.weight"
 WRITTEN = (".json", ".safetensors", ".md", ".txt", ".model")

@@ -46,6 +46,14 @@ class SpecialIds(Protocol):
     def eos_id(self) -> int | None:
         """Id of the token that ends a text."""
 
+    @property
+    def cls_id(self) -> int | None:
+        """Id of the token that stands for a whole sequence, before it."""
+
+    @property
+    def sep_id(self) -> int | None:
+        """Id of the token that ends each text of a pair."""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -42,6 +42,7 @@ class Bert(StateDictAdapter):
             "head_width": config.hidden_size / config.num_heads,
             "token_types": max(1, config.token_types),
             "embedding_norm": True,
+            "first_attention_norm": True,
             "has_final_norm": False,
             "head_transform": True,
             "head_bias": True,

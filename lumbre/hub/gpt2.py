@@ -41,6 +41,7 @@ class Gpt2(StateDictAdapter):
             "head_width": config.hidden_size / config.num_heads,
             "token_types": 0,
             "embedding_norm": False,
+            "first_attention_norm": True,
             "has_final_norm": True,
             "head_transform": False,
             "head_bias": False,

@@ -29,6 +29,7 @@ class Llama(StateDictAdapter):
             "gated_mlp": True,
             "token_types": 0,
             "embedding_norm": False,
+            "first_attention_norm": True,
             "has_final_norm": True,
             "head_transform": False,
             "head_bias": False,

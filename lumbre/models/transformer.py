@@ -66,6 +66,8 @@ class TransformerConfig(ModelConfig):
     """Number of segment embeddings added to the input; BERT has 2."""
     embedding_norm: bool = False
     """Whether the sum of the embeddings is normalised before the first block."""
+    first_attention_norm: bool = True
+    """Whether the first block's attention has a norm of its own; ModernBERT's reads the embedding norm's."""
     final_norm: bool | None = None
     """Whether the last block's output is normalised; left out, with pre-norm yes and with post-norm no."""
     tied_embeddings: bool = True
@@ -120,6 +122,12 @@ class TransformerConfig(ModelConfig):
         if N % K:
             fault = f"{K} key/value heads do not divide {N} heads"
             yield Problem("num_kv_heads", fault, f"use {_nearest_divisor(N, K)}")
+        if not self.first_attention_norm and not (self.norm_position == "pre" and self.embedding_norm):
+            fault = "without it the first attention reads what the embedding norm gives, and there is none"
+            if self.norm_position == "post":
+                fault = "with post-norm, attention's norm comes after it, in the first block too"
+            remedy = "use true, or norm_position: pre with embedding_norm: true"
+            yield Problem("first_attention_norm", fault, remedy)
         yield from self.position.misfits(D, N, self.head_width)
 
     def build(self, vocab_size: int | None = None) -> "Transformer":
@@ -142,7 +150,7 @@ class TransformerConfig(ModelConfig):
 class Block(nn.Module):
     """Attention, then the MLP, each added to the residual stream."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         D = config.hidden_size
         self.pre_norm = config.norm_position == "pre"
@@ -154,7 +162,11 @@ class Block(nn.Module):
             causal=config.causal,
             bias=config.has_attention_bias,
         )
-        self.attention_norm = build_norm(config.norm, D, config.norm_epsilon, config.bias)
+        self.attention_norm = (
+            build_norm(config.norm, D, config.norm_epsilon, config.bias)
+            if layer or config.first_attention_norm
+            else nn.Identity()
+        )
         self.mlp = Mlp(D, config.mlp_width, config.activation, config.gated_mlp, config.bias)
         self.mlp_norm = build_norm(config.norm, D, config.norm_epsilon, config.bias)
 
@@ -183,7 +195,7 @@ class Transformer(nn.Module):
         self.embedding_norm = (
             build_norm(config.norm, D, config.norm_epsilon, config.bias) if config.embedding_norm else None
         )
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = (
             build_norm(config.norm, D, config.norm_epsilon, config.bias) if config.has_final_norm else None
         )

@@ -13,12 +13,13 @@ from lumbre import config as configs
 from lumbre import hub
 from lumbre.errors import ModelError, UserError
 from lumbre.models import LanguageModel, ModelConfig, PositionConfig, TransformerConfig
-from lumbre.tokenizer import BpeConfig, Tokenizer
+from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
 
 FAMILIES = {
     "bert-tiny": "BertForMaskedLM",
     "gpt-tiny": "GPT2LMHeadModel",
     "llama-tiny": "LlamaForCausalLM",
+    "modernbert-tiny": "ModernBertForMaskedLM",
     "encoder-rotary-tiny": None,
 }
 
@@ -26,6 +27,11 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return BpeConfig.model_validate({"vocab_size": 512}).build([Path(__file__).read_text()])
+
+
+@pytest.fixture(scope="module")
+def wordpiece() -> Tokenizer:
+    return WordPieceConfig.model_validate({"vocab_size": 512}).build([Path(__file__).read_text()])
 
 
 def shipped(name: str, **keys: Any) -> LanguageModel:
@@ -87,6 +93,56 @@ def test_special_tokens_are_stated_in_the_config(tmp_path: Path, tokenizer: Toke
     assert config.dtype == torch.float32
 
 
+def test_a_modernbert_folder_states_its_tokens_and_takes_no_token_types(
+    tmp_path: Path, wordpiece: Tokenizer
+) -> None:
+    folder = hub.save(shipped("modernbert-tiny"), wordpiece, tmp_path / "model")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    found = (config.pad_token_id, config.cls_token_id, config.sep_token_id)
+    assert found == (wordpiece.pad_id, wordpiece.cls_id, wordpiece.sep_id)
+    assert (config.bos_token_id, config.eos_token_id) == (None, None)
+    encoded = transformers.AutoTokenizer.from_pretrained(folder)("one", "two")
+    assert set(encoded) == {"input_ids", "attention_mask"}
+
+
+def test_plain_transformers_classifies_with_a_modernbert_folder(tmp_path: Path, wordpiece: Tokenizer) -> None:
+    model = shipped("modernbert-tiny")
+    folder = hub.save(model, wordpiece, tmp_path / "model")
+    encode = transformers.AutoTokenizer.from_pretrained(folder)
+    batch = encode(["def load", "import the whole model"], return_tensors="pt", padding=True)
+    trunk = model.trunk(batch["input_ids"], batch["attention_mask"])
+    logits = []
+    for kernel in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        classifier = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=3, attn_implementation=kernel
+        )
+        hidden = classifier.model(**batch).last_hidden_state
+        kept = batch["attention_mask"] != 0
+        torch.testing.assert_close(hidden[kept], trunk[kept], rtol=1e-5, atol=1e-5)
+        assert torch.equal(classifier.head.dense.weight, model.head.dense.weight)
+        output = classifier(**batch, labels=torch.tensor([0, 2]))
+        output.loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in classifier.parameters())
+        logits.append(output.logits)
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fresh_modernbert_classifier_starts_with_the_exported_spread(tmp_path: Path) -> None:
+    folder = hub.save(shipped("modernbert-tiny"), None, tmp_path / "model")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    torch.manual_seed(0)
+    fresh = transformers.AutoModelForSequenceClassification.from_config(config)
+    cut = 0.88  # the spread that is left of a normal cut off at two standard deviations
+    for layer in fresh.model.layers:
+        assert layer.attn.Wqkv.weight.std().item() == pytest.approx(cut * 0.05, rel=0.05)
+        assert layer.mlp.Wi.weight.std().item() == pytest.approx(cut * 0.05, rel=0.05)
+        assert layer.mlp.Wo.weight.std().item() == pytest.approx(cut * 0.05 / 2, rel=0.05)
+    assert fresh.model.embeddings.tok_embeddings.weight.std().item() == pytest.approx(cut * 0.05, rel=0.05)
+    assert fresh.classifier.weight.std().item() == pytest.approx(cut * 128**-0.5, rel=0.15)
+    assert not fresh.classifier.bias.any()
+
+
 def test_changed_weights_do_not_pass_the_proof(tmp_path: Path) -> None:
     model = shipped("gpt-tiny")
     folder = hub.save(model, None, tmp_path / "model")
@@ -121,7 +177,7 @@ def test_an_older_model_is_replaced_and_anything_else_is_kept(tmp_path: Path) ->
 
 def test_a_failing_save_leaves_the_older_model_whole(tmp_path: Path) -> None:
     class Failing:
-        pad_id = bos_id = eos_id = None
+        pad_id = bos_id = eos_id = cls_id = sep_id = None
 
         def save(self, folder: Path, **_: Any) -> None:
             raise OSError(28, "No space left on device")
@@ -170,7 +226,7 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.safetensors: no such file"):
         hub.load(folder)
     rewrite(folder, model_type="mamba")
-    with pytest.raises(ModelError, match="'mamba'; supported are bert, gpt2, llama, lumbre"):
+    with pytest.raises(ModelError, match="'mamba'; supported are bert, gpt2, llama, lumbre, modernbert"):
         hub.load(folder)
     rewrite(folder, model_type="lumbre", transformer={"type": "transformer", "causal": True})
     with pytest.raises(ModelError, match=r"transformer\.hidden_size: Field required"):

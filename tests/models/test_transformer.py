@@ -41,11 +41,15 @@ def test_every_shipped_model_is_a_valid_config(file: Path) -> None:
         ({"num_kv_heads": 3}, "num_kv_heads", "3 key/value heads do not divide 4 heads"),
         ({"num_heads": 8}, "head_size", "the head size 3 is odd"),
         ({"hidden_size": 25, "num_heads": 5, "position": {"type": "sinusoidal"}}, "hidden_size", "25 is odd"),
+        ({"first_attention_norm": False}, "first_attention_norm", "what the embedding norm gives"),
+        (
+            {"first_attention_norm": False, "embedding_norm": True, "norm_position": "post"},
+            "first_attention_norm",
+            "with post-norm, attention's norm comes after it",
+        ),
     ],
 )
-def test_sizes_that_do_not_fit_are_named_with_the_arithmetic(
-    keys: dict[str, Any], key: str, words: str
-) -> None:
+def test_what_does_not_fit_is_named_with_the_arithmetic(keys: dict[str, Any], key: str, words: str) -> None:
     problems = list(config_of(**keys).problems())
     assert problems[0].key == key
     assert words in str(problems[0])
@@ -98,6 +102,22 @@ def test_positions_restart_at_every_document() -> None:
     derived = model(input_ids, document_ids=document_ids).logits
     stated = model(input_ids, document_ids=document_ids, position_ids=position_ids).logits
     assert torch.equal(derived, stated)
+
+
+def test_the_first_attention_without_a_norm_reads_the_embedding_norm() -> None:
+    model = model_of(embedding_norm=True, first_attention_norm=False, init_std=0.3)
+    reads: list[torch.Tensor] = []
+    written: list[torch.Tensor] = []
+    for block in model.trunk.blocks:
+        block.attention.register_forward_pre_hook(lambda _, inputs: reads.append(inputs[0]))
+    model.trunk.embedding_norm.register_forward_hook(lambda *call: written.append(call[-1]))
+    model(torch.randint(50, (2, 8)))
+    assert torch.equal(reads[0], written[0])
+    torch.testing.assert_close(reads[1].mean(dim=-1), torch.zeros(2, 8), rtol=0, atol=1e-6)
+    names = {name for name, _ in model_of(embedding_norm=True).named_parameters()}
+    without = {name for name, _ in model.named_parameters()}
+    first = "trunk.blocks.0.attention_norm"
+    assert names - without == {f"{first}.weight", f"{first}.bias"}
 
 
 def test_token_types_default_to_the_first_segment() -> None:
