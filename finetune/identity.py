@@ -55,22 +55,3 @@ def recipe(config: FinetuneConfig, inputs: Mapping[str, str]) -> dict[str, Any]:
         "engine.precision": config.engine.precision,
         "train.steps": config.train.steps,
     }
-
-
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Return, for each key in which a finished run's recipe is another one, how it differs."""
-    has, wants = _flat(saved), _flat(wanted)
-    return {
-        key: f"it has {has.get(key)!r}, this run {wants.get(key)!r}"
-        for key in {**wants, **has}
-        if has.get(key) != wants.get(key)
-    }
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree's leaves by dotted key."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = _flat(value) if isinstance(value, Mapping) else {"": value}
-        out |= {f"{key}.{rest}".rstrip("."): leaf for rest, leaf in inner.items()}
-    return out

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lumbre import distributed
-from lumbre.checkpoint import Checkpoints
+from lumbre.checkpoint import Checkpoints, differences
 from lumbre.errors import ExitStatus, RunFolderError
 from lumbre.files import explained, write_json
 from lumbre.hardware import Peak
@@ -22,7 +22,7 @@ from .batches import EpochBatches
 from .comparison import Comparison, show
 from .config import FinetuneConfig
 from .evaluation import TaskEvaluator
-from .identity import Rows, differences, fingerprints, identity, recipe
+from .identity import Rows, fingerprints, identity, recipe
 from .tasks import Task
 
 CONFIG = FinetuneConfig

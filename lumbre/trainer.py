@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from torch import nn
 
 from lumbre import distributed
-from lumbre.checkpoint import CheckpointConfig, Checkpoints
+from lumbre.checkpoint import CheckpointConfig, Checkpoints, differences
 from lumbre.config import Config
 from lumbre.engine import Engine
 from lumbre.errors import CheckpointError, ExitStatus, Problem, TrainingError
@@ -180,13 +180,9 @@ class Trainer:
         if folder is None:
             return 0
         saved = self.checkpoints.state(folder)["identity"]
-        different = [
-            f"  {key}: the checkpoint has {saved.get(key)!r}, this run {value!r}"
-            for key, value in self.identity.items()
-            if saved.get(key) != value
-        ]
+        different = differences(saved, self.identity)
         if different:
-            lines = "\n".join(different)
+            lines = "\n".join(f"  {key}: {how}" for key, how in different.items())
             raise CheckpointError(
                 f"{folder}: is a checkpoint of another run; set another name, or the keys back:\n{lines}"
             )
@@ -207,6 +203,7 @@ class Trainer:
         if start:
             self._event("resumed", start, f"from step {start}")
         self._interval = _Interval()
+        self.engine.forward().train()
         status = ExitStatus.BUG
         try:
             with stop_request() as stop:

@@ -79,7 +79,8 @@ class AccelerateEngine:
             start, stop = even_slice(parameter.numel(), self._world.rank, self._world.size)
             tensors = {"param": parameter.detach().flatten()[start:stop]}
             if parameter.requires_grad:
-                state = self._optimizer.state[parameter]
+                # A parameter that the loss has not reached yet has no state.
+                state = self._optimizer.state.get(parameter) or self._config.initial_state(parameter, 0)
                 for key in self._config.state_names:
                     tensors[key] = state[key].flatten()[start:stop]
             yield Fragment(name, tuple(parameter.shape), start, tensors)

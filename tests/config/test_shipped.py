@@ -7,8 +7,10 @@ import pytest
 from finetune.config import FinetuneConfig
 from launch.__main__ import LauncherConfig
 from lumbre.config import load
+from lumbre.engine import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import ModelConfig
+from lumbre.optim import OptimizerConfig
 from pretrain.config import PretrainConfig
 from pretrain.data.prepare import DataConfig
 
@@ -19,6 +21,8 @@ ROOMS = {
     "launch": LauncherConfig,
     "model": ModelConfig,
     "data": DataConfig,
+    "engine": EngineConfig,
+    "optimizer": OptimizerConfig,
 }
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 

@@ -140,8 +140,8 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(project: "Project
     done = project.lumbre("pretrain", "run.yaml", "name=unbroken", "seed=4", "model.num_heads=4")
     assert done.returncode == 2
     assert "is a checkpoint of another run" in done.stderr
-    assert "seed: the checkpoint has 3, this run 4" in done.stderr
-    assert "model: the checkpoint has" in done.stderr
+    assert "seed: it has 3, this run 4" in done.stderr
+    assert "model.num_heads: it has 2, this run 4" in done.stderr
     assert contents(folder) == before
 
 
