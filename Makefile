@@ -29,7 +29,7 @@ quickstart: install
 	$(LUMBRE) finetune configs/finetune/quickstart.yaml
 	@echo "==> 4/5 let the GPT complete some prompts"
 	$(LUMBRE) generate runs/quickstart-gpt --prompt 'def __init__(self,' --prompt 'import os' \
-		--prompt '    def test_' --prompt 'class Error(' --prompt 'The following'
+		--prompt '    def test_' --prompt 'class Error(' --prompt 'The following' --temperature 0.7
 	@echo "==> 5/5 draw the report"
 	$(LUMBRE) report runs/quickstart-bert runs/quickstart-gpt runs/quickstart-finetune --to runs/quickstart.html
 	@echo "==> done in $$(( $$(date +%s) - $$(cat .venv/.quickstart) )) s; open runs/quickstart.html"

@@ -71,8 +71,13 @@ def record_exit(folder: Path, status: ExitStatus, reason: str, step: int | None 
         handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except OSError:
         return
-    with os.fdopen(handle, "w") as stream:
-        json.dump(record, stream)
+    try:
+        os.write(handle, json.dumps(record).encode())
+    except OSError:
+        # The disk has no room even for this; an empty record would be taken for one.
+        file.unlink()
+    finally:
+        os.close(handle)
 
 
 def _lock(folder: Path) -> IO[str]:

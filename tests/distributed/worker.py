@@ -1,9 +1,11 @@
 """One rank of a group of processes that runs many training cases, one after the other, in one start-up.
 
-Run by torchrun (or alone): worker.py FOLDER CASES_JSON. Each case trains a tiny encoder for some steps on
-batches with random target counts, the same global batches on any layout. A case may start from a
-checkpoint of another case: `"from": [RUN, STEP]`. Rank 0 writes FOLDER/results-WORLD.json, for each case its
-losses and gradient norms, and FOLDER/ID.pt, the final weights.
+Run by torchrun (or alone): worker.py FOLDER CASES_JSON, on CUDA devices where it sees them
+(CUDA_VISIBLE_DEVICES), else on the CPU. Each case trains a tiny encoder for some steps on batches with random
+target counts, the same global batches on any layout. A case may start from a checkpoint of another case,
+`"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`. Rank 0 writes
+FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at and
+what it ran on, and FOLDER/ID.pt, the final weights.
 """
 
 import json
@@ -26,6 +28,7 @@ from pretrain.objectives.clm import Clm
 
 GLOBAL_BATCH, LENGTH, VOCABULARY = 8, 12, 61
 STEPS, SAVE_EVERY = 12, 6
+SEED = 3
 SHAPE = TransformerConfig.model_validate(
     {
         "causal": False,
@@ -111,9 +114,19 @@ def engine_config(case: dict[str, object]) -> EngineConfig:
     return DeepSpeedConfig.model_validate({"precision": precision, "zero_stage": case["stage"]})
 
 
+def use(engine: Engine, micro: int) -> None:
+    """Do a step that no run does, so that nothing of the engine is as it was built."""
+    batch = next(iter(next(iter(Batches(STEPS, micro)))))
+    batch = {name: tensor.to(engine.device) for name, tensor in batch.items()}
+    with engine.accumulate(last=True), engine.autocast():
+        terms = Clm().loss(engine.forward(), batch).terms
+        engine.backward(torch.stack([term.sum for term in terms.values()]).sum())
+    engine.step(0.1)
+
+
 def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     """Train one case; return what it came to."""
-    torch.manual_seed(3)
+    torch.manual_seed(SEED)
     micro = int(str(case.get("micro", 2)))
     optimizer = AdamWConfig(learning_rate=3e-3, weight_decay=0.1, gradient_clipping=0.5)
     engine = engine_config(case).build(LanguageModel(SHAPE.build()), optimizer, micro)
@@ -126,6 +139,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     distributed.barrier()
     trainer = Trainer(
         config=TrainConfig(steps=STEPS, global_batch_size=GLOBAL_BATCH, micro_batch_size=micro, log_every=1),
+        seed=SEED,
         optimizer=optimizer,
         schedule=LinearConfig(warmup=0.0, final_factor=1.0),
         checkpoint=CheckpointConfig(every_steps=SAVE_EVERY),
@@ -139,6 +153,8 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         flops_per_sample=1.0,
         peak=Peak(1.0, "none"),
     )
+    if case.get("used"):
+        use(engine, micro)
     start = trainer.restore()
     trainer.fit()
     weights = engine.state_dict() or {}
@@ -151,6 +167,8 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         "norms": [row["grad_norm"] for row in steps],
         "engine": type(engine).__name__,
         "world": world.size,
+        "device": engine.device.type,
+        "backend": torch.distributed.get_backend() if torch.distributed.is_initialized() else None,
     }
 
 
@@ -158,7 +176,7 @@ def main(folder: Path, cases: list[dict[str, object]]) -> None:
     """Run every case in one session."""
     torch.set_num_threads(1)
     results = {}
-    with distributed.session(1) as world:
+    with distributed.session(SEED) as world:
         for case in cases:
             results[str(case["id"])] = run(case, folder)
         if world.is_main:
