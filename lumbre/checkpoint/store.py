@@ -47,7 +47,9 @@ class Checkpoints:
         working = self.folder / f".step-{step:08d}.tmp"
         if world.is_main:
             with explained(self.folder):
-                shutil.rmtree(working, ignore_errors=True)
+                # What a kill left of this save, or of any other one or a rotation, would stay for ever.
+                for left in self.folder.glob(".step-*"):
+                    shutil.rmtree(left, ignore_errors=True)
                 working.mkdir(parents=True)
         distributed.barrier()
         fault = ""

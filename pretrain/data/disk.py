@@ -1,0 +1,89 @@
+"""What preparation writes: whole files or none, a lock that one process holds, and a full disk explained."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from lumbre.errors import DataError
+
+POLL_SECONDS = 0.1
+REMIND_SECONDS = 60.0
+BUSY = (errno.EACCES, errno.EAGAIN)
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would pass the size limit of this process or disk",
+}
+CLOSED = {
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+
+
+def write_whole(file: Path, content: bytes | np.ndarray) -> str:
+    """Write a file that is there in full or not at all, and return its SHA-256."""
+    raw = content if isinstance(content, bytes) else content.view(np.uint8).data
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(raw)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return hashlib.sha256(raw).hexdigest()
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn a full or closed disk into a DataError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        if error.errno in FULL:
+            remedy = "free some space or set data.folder to another disk, then run the same command again"
+            raise DataError(f"{place}: {FULL[error.errno]}; {remedy}: what is done is kept") from error
+        if error.errno in CLOSED:
+            remedy = "set data.folder to a folder that can be written"
+            raise DataError(f"{place}: {CLOSED[error.errno]}; {remedy}") from error
+        raise
+
+
+@contextmanager
+def sole_process(folder: Path) -> Iterator[None]:
+    """Wait until no other process prepares this folder, then keep the others waiting.
+
+    The kernel frees the lock of a process that dies. Says on stderr whom it waits for.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("a+") as lock:
+        said = -REMIND_SECONDS
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in BUSY:
+                    raise
+            if time.monotonic() - said >= REMIND_SECONDS:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                print(f"waiting for {holder} to prepare {folder}", file=sys.stderr, flush=True)
+                said = time.monotonic()
+            time.sleep(POLL_SECONDS)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        lock.flush()
+        yield
