@@ -102,8 +102,8 @@ class LocalLauncher:
             raise LaunchError(f"{command.arguments[0]}: cannot be started: {error.strerror}") from error
         with forward_signals(child) as received:
             code = child.wait()
-        if record is not None and _stamp(record) not in (None, before):
-            return self._told(job, json.loads(record.read_text(encoding="utf-8")))
+        if record is not None and _stamp(record) not in (None, before) and (told := _read(record)):
+            return self._told(job, told)
         if received and code not in (0, -signal.SIGKILL):
             say(
                 f"stopped by {received[0].name} before there was anything to save; run the same command again"
@@ -147,3 +147,12 @@ def _stamp(file: Path | None) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_mtime_ns, status.st_ino) if status is not None else None
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """Return exit.json, or nothing where a kill tore it."""
+    try:
+        found: dict[str, Any] = json.loads(record.read_bytes())
+    except ValueError:
+        return {}
+    return found
