@@ -67,6 +67,20 @@ def device() -> "torch.device":
     return torch.device("cpu")
 
 
+def seed_torch(seed: int, device: "torch.device") -> None:
+    """Seed the generators that a forward pass on the device draws from.
+
+    torch.manual_seed seeds every kind of device, and keeps a stack trace for each that is not in use.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def barrier() -> None:
     """Wait for every rank; nothing to do for one process."""
     import torch

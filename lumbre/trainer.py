@@ -245,7 +245,7 @@ class Trainer:
         rank = distributed.world().rank
         for index, batch in enumerate(micro_batches):
             chance = distributed.random(self.seed, distributed.Stream.FORWARD, step, (index << 32) + rank)
-            torch.manual_seed(int(chance.integers(2**63)))
+            distributed.seed_torch(int(chance.integers(2**63)), self.engine.device)
             with self.engine.accumulate(last=index == len(micro_batches) - 1):
                 with self.engine.autocast():
                     terms = self.learner.loss(self.engine.forward(), self._on_device(batch)).terms
