@@ -5,6 +5,7 @@ Shapes: B rows of a micro batch, T tokens of a row.
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
@@ -15,6 +16,8 @@ import torch
 Batch = dict[str, torch.Tensor]
 Sample = Callable[[int], dict[str, np.ndarray]]
 """From the index of a sample in the global stream to its row; a pure function."""
+
+HEAD_START_SECONDS = 0.005
 
 IGNORED = -100
 """The label of a token that is no target."""
@@ -92,6 +95,10 @@ class Loader:
     def _produce(self, step: int) -> None:
         try:
             while step < self._stop_step and not self._closing.is_set():
+                if not self._ready.empty():
+                    # There is time: let the consumer get into its forward pass, where it does not
+                    # need the interpreter, instead of fighting it for that.
+                    time.sleep(HEAD_START_SECONDS)
                 start = step * self._global_batch_size + self._rank * self._share
                 samples = range(start, start + self._share)
                 self._ready.put(
