@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 import lumbre
 from lumbre import config as configs
-from lumbre.distributed import world
+from lumbre.distributed import leave, world
 from lumbre.errors import ConfigError, ExitStatus, LumbreError
 from lumbre.signals import interrupt_on_signals
 
@@ -135,8 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     except TyperException as error:
         print(f"error: {error.format_message()} Try 'lumbre --help'.", file=sys.stderr)
         code = int(ExitStatus.USER_ERROR)
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(code)
 
 
 def _explain(error: LumbreError) -> None:

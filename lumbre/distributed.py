@@ -4,10 +4,11 @@ Nothing here imports torch at module level, so that configs can be checked witho
 """
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -52,8 +53,18 @@ def session(seed: int, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
     try:
         yield here
     finally:
-        if torch.distributed.is_initialized():
+        # gloo's threads may still run, and abort a process that takes them down: see `leave`.
+        if torch.distributed.is_initialized() and (backend == "nccl" or here.size == 1):
             torch.distributed.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End the program; one rank of several ends without C++'s own clean-up, which gloo's threads abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if world().size > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def device() -> "torch.device":

@@ -181,6 +181,8 @@ def main(folder: Path, cases: list[dict[str, object]]) -> None:
             results[str(case["id"])] = run(case, folder)
         if world.is_main:
             (folder / f"results-{world.size}.json").write_text(json.dumps(results))
+        distributed.barrier()
+    distributed.leave(0)
 
 
 if __name__ == "__main__":
