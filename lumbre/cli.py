@@ -74,14 +74,22 @@ def export(
 @app.command()
 def generate(
     folder: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run, or a Hugging Face folder.")],
-    prompt: Annotated[list[str], typer.Option("--prompt", help="Text to go on from; may be given again.")],
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", help="A text, for an encoder with [MASK]; may be given again.")
+    ],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 48,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the sampling.")] = 1,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many likeliest tokens; 0 is all.")] = 50,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest with this total probability.")
+    ] = 1.0,
+    beams: Annotated[int, typer.Option(min=1, help="Texts followed at once; the likeliest is kept.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the draws.")] = 1,
 ) -> int:
-    """Let a decoder complete prompts."""
+    """Let a model speak: a decoder completes, an encoder-decoder answers, an encoder fills masks."""
     module = importlib.import_module("lumbre.generate")
-    module.complete(folder, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    sampling = module.Sampling(max_new_tokens, temperature, top_k, top_p, beams, seed)
+    module.generate(folder, prompt, sampling)
     return ExitStatus.DONE
 
 

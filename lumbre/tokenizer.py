@@ -12,13 +12,13 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import tokenizers
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lumbre.config import Choice
@@ -36,7 +36,11 @@ USUAL_NAMES = {
 }
 """What a bare tokenizer.json, which does not say which token plays which role, is searched for."""
 
+SENTINEL = "<extra_id_{}>"
+"""T5's names of the tokens that stand for a span of text (Raffel et al., 2019, arXiv:1910.10683, 3.1.4)."""
+
 ALPHABET_LIMIT = 1000
+LEAST_VOCABULARY = 512
 BATCH_CHARACTERS = 1 << 20
 CONTINUATION = "##"
 UNLIMITED = 10**30
@@ -69,6 +73,12 @@ class Tokenizer:
         """Ids that stand for no text: the roles, and every added token marked special."""
         added = self.backend.get_added_tokens_decoder()
         return frozenset(number for number, token in added.items() if token.special)
+
+    @property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        """Ids of <extra_id_0>, <extra_id_1>, ..., as many as there are without a gap."""
+        ids = self.backend.get_vocab(with_added_tokens=True)
+        return tuple(ids[name] for name in takewhile(ids.__contains__, map(SENTINEL.format, count())))
 
     @property
     def vocab_size(self) -> int:
@@ -184,16 +194,29 @@ class TokenizerConfig(Choice):
 class TrainedConfig(TokenizerConfig):
     """What tokenizers that learn from the corpus share."""
 
-    vocab_size: PositiveInt = Field(default=8192, ge=512)
+    vocab_size: PositiveInt = Field(default=8192, ge=LEAST_VOCABULARY)
     """Most tokens that it may have, special ones included; a small corpus gives fewer."""
     min_frequency: PositiveInt = 2
     """How often a pair of tokens must occur to become a token."""
     train_bytes: PositiveInt = 1 << 25
     """How much of the corpus it learns from, as a sample spread evenly over it."""
+    sentinels: NonNegativeInt = 0
+    """Special tokens <extra_id_0>, <extra_id_1>, ... for span corruption; T5 has 100."""
 
     @property
     def sample_bytes(self) -> int:
         return self.train_bytes
+
+    @property
+    def sentinel_names(self) -> list[str]:
+        """The sentinels, in order."""
+        return [SENTINEL.format(number) for number in range(self.sentinels)]
+
+    def problems(self) -> Iterator[Problem]:
+        """Report sentinels that leave too little of the vocabulary."""
+        if self.vocab_size - self.sentinels < LEAST_VOCABULARY:
+            fault = f"{self.sentinels} of {self.vocab_size} tokens leave fewer than {LEAST_VOCABULARY}"
+            yield Problem("sentinels", fault, f"use vocab_size {self.sentinels + LEAST_VOCABULARY} or more")
 
 
 class WordPieceConfig(TrainedConfig):
@@ -210,7 +233,8 @@ class WordPieceConfig(TrainedConfig):
         # The library's own trainer meets the letters in the order of a randomly seeded hash map; given
         # them, and their `##` twins, as special tokens it numbers them in this order.
         letters = _letters(sample, backend.normalizer, min(ALPHABET_LIMIT, self.vocab_size // 4))
-        first = [*names.values(), *letters, *(CONTINUATION + letter for letter in letters)]
+        special = [*names.values(), *self.sentinel_names]
+        first = [*special, *letters, *(CONTINUATION + letter for letter in letters)]
         backend.train_from_iterator(
             sample,
             trainers.WordPieceTrainer(
@@ -225,7 +249,7 @@ class WordPieceConfig(TrainedConfig):
         )
         vocabulary = backend.get_vocab(with_added_tokens=True)
         trained = _bert(models.WordPiece(vocabulary, unk_token=names["unk"]), self.lowercase)
-        trained.add_special_tokens(list(names.values()))
+        trained.add_special_tokens(special)
         trained.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -250,7 +274,7 @@ class BpeConfig(TrainedConfig):
             trainers.BpeTrainer(
                 vocab_size=self.vocab_size,
                 min_frequency=self.min_frequency,
-                special_tokens=list(dict.fromkeys(names.values())),
+                special_tokens=[*dict.fromkeys(names.values()), *self.sentinel_names],
                 initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
                 show_progress=False,
             ),

@@ -9,7 +9,7 @@ from rich.console import Console
 from lumbre import distributed, hardware
 from lumbre.checkpoint import Checkpoints
 from lumbre.errors import ExitStatus
-from lumbre.models import LanguageModel, Transformer, TransformerConfig, flops_per_token
+from lumbre.models import LanguageModel, TransformerConfig, flops_per_sample
 from lumbre.run_folder import claim, record_exit, write_config
 from lumbre.tokenizer import Tokenizer
 from lumbre.tracking import RunInfo, Trackers
@@ -76,8 +76,7 @@ def pretrain(config: PretrainConfig, prepared: PreparedData, folder: Path) -> tu
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
         identity=identity(config, shape, prepared),
         trackers=lambda start: Trackers.start(run(start), config.tracking) if world.is_main else Trackers(),
-        flops_per_sample=config.data.seq_length
-        * flops_per_token(shape, config.data.seq_length, objective.targets_per_token),
+        flops_per_sample=flops_per_sample(shape, *objective.lengths(config.data.seq_length)),
         peak=hardware.peak(engine.device, config.engine.precision),
     )
     complete = trainer.restore() >= config.train.steps and (folder / "model").is_dir()
@@ -94,10 +93,10 @@ def pretrain(config: PretrainConfig, prepared: PreparedData, folder: Path) -> tu
 
 
 def build_model(config: PretrainConfig, tokenizer: Tokenizer, objective: Objective) -> LanguageModel:
-    """Return the model with fresh weights, its vocabulary the tokenizer's."""
-    trunk = config.model.build(tokenizer.vocab_size)
-    assert isinstance(trunk, Transformer)
-    return objective.attach_head(trunk)
+    """Return the model with the weights that training starts from, its vocabulary the tokenizer's."""
+    model = objective.attach_head(config.model.build(tokenizer.vocab_size))
+    config.model.initialise(model)
+    return model
 
 
 def identity(config: PretrainConfig, model: TransformerConfig, prepared: PreparedData) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from lumbre import distributed
 from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, autocast, even_slice
+from lumbre.engine.compute import set_up
 from lumbre.optim import OptimizerConfig
 
 
@@ -36,6 +37,7 @@ class AccelerateEngine:
         self.device = distributed.device()
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.module = model.to(self.device, dtype)
+        set_up(self.module, config)
         self._config = optimizer
         # cpu=True or Accelerate runs as many independent jobs as there are ranks, silently.
         self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")

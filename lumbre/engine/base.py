@@ -11,6 +11,8 @@ from torch import nn
 from lumbre.config import Choice
 from lumbre.distributed import World, world
 from lumbre.errors import LayoutError
+from lumbre.models.attention import KernelName
+from lumbre.models.recompute import Recompute
 from lumbre.optim import OptimizerConfig
 
 Precision = Literal["float32", "bfloat16", "float64"]
@@ -87,6 +89,13 @@ class EngineConfig(Choice):
 
     precision: Precision = "float32"
     """Arithmetic of the forward and backward pass; master weights stay float32 (float64 with float64)."""
+
+    activation_checkpointing: Recompute = "none"
+    """Time for memory: none; selective, all but products is computed again; or every so many blocks are."""
+    compile: bool = False
+    """Whether torch.compile turns each block into generated kernels."""
+    attention_kernel: KernelName = "auto"
+    """What computes attention; auto takes the fastest that the device and the batch allow."""
 
     def build(self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int) -> Engine:
         """Place the model on this process's device and return the engine."""

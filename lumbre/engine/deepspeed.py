@@ -14,6 +14,7 @@ from torch import nn
 from lumbre import distributed
 from lumbre.engine.base import EngineConfig, Fragment, Precision, Read, assert_layout, autocast, even_slice
 from lumbre.errors import Problem
+from lumbre.engine.compute import set_up
 from lumbre.optim import OptimizerConfig
 
 
@@ -112,6 +113,7 @@ class DeepSpeedEngine:
         if not torch.distributed.is_initialized():
             _join_alone()
         model = model.to(self.device)
+        set_up(model, config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer.build(model.named_parameters()),

@@ -6,15 +6,16 @@ Where no family expresses the model, its model type is `lumbre`: our config and 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from lumbre.errors import ModelError
 from lumbre.files import explained, sync
@@ -24,11 +25,22 @@ from lumbre.hub.card import model_card
 from lumbre.hub.gpt2 import Gpt2
 from lumbre.hub.llama import Llama
 from lumbre.hub.modernbert import ModernBert
-from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.hub.qwen3 import Qwen3
+from lumbre.hub.roberta import Roberta
+from lumbre.hub.t5 import T5
+from lumbre.models import EncoderDecoder, LanguageModel, Transformer, TransformerConfig
 
-ADAPTERS: tuple[StateDictAdapter, ...] = (Bert(), Gpt2(), Llama(), ModernBert())
+ADAPTERS: tuple[StateDictAdapter, ...] = (
+    Roberta(),
+    Bert(),
+    ModernBert(),
+    Gpt2(),
+    Llama(),
+    Qwen3(),
+    T5(),
+)
 LUMBRE = "lumbre"
-TIED = "head.decoder.weight"
+TRUNK = "trunk."
 WRITTEN = (".json", ".safetensors", ".md", ".txt", ".model")
 """Endings of what a model folder holds; a folder with anything else is not replaced."""
 
@@ -59,7 +71,7 @@ def save(model: LanguageModel, tokenizer: SavableTokenizer | None, folder: str |
     folder = Path(folder)
     adapter = adapter_for(model.config)
     if adapter is not None:
-        config, state = adapter.to_hf_config(model.config, tokenizer), adapter.to_hf_state(model)
+        config, state = adapter.to_hf_config(model.config, tokenizer), adapter.to_hf_state(model, tokenizer)
         config |= {"model_type": adapter.model_type, "architectures": [adapter.architecture]}
     else:
         config = {"model_type": LUMBRE, "architectures": ["LanguageModel"], **ids(tokenizer)}
@@ -88,34 +100,64 @@ def load(folder: str | Path) -> LanguageModel:
     Raises ModelError when a file is missing or damaged, the config asks for what we do not have, or a
     tensor is missing, extra or misshapen.
     """
+    config, weights = _read(Path(folder), head=True)
+    with torch.device("meta"):
+        model = LanguageModel(config.build())
+    _fill(model, weights)
+    if config.tied_embeddings:
+        # Assigning made the embedding another parameter than the head's.
+        model.head.decoder.weight = model.trunk.embedding.weight
+    return model
+
+
+def load_trunk(folder: str | Path) -> Transformer | EncoderDecoder:
+    """Return the trunk alone, from a folder with or without a language-model head; raises as `load`."""
+    config, weights = _read(Path(folder), head=False)
+    with torch.device("meta"):
+        trunk = config.build()
+    _fill(trunk, {name.removeprefix(TRUNK): tensor for name, tensor in weights.items()})
+    return trunk
+
+
+def read_architecture(folder: str | Path) -> TransformerConfig:
+    """Return the model of config.json, field by field; raises ModelError where we do not have it."""
     folder = Path(folder)
     config = read_config(folder)
     if config["model_type"] == LUMBRE:
-        ours = _own_config(folder, config)
-        weights = _check_own(ours, _read_weights(folder))
-    else:
-        adapter = adapter_named(folder, config["model_type"])
-        ours = adapter.from_hf_config(config)
-        weights = adapter.from_hf_state(ours, _read_weights(folder))
+        return _own_config(folder, config)
+    return adapter_named(folder, config["model_type"]).from_hf_config(config)
+
+
+def _read(folder: Path, head: bool) -> tuple[TransformerConfig, dict[str, Tensor]]:
+    config = read_architecture(folder)
+    model_type = read_config(folder)["model_type"]
+    state = _read_weights(folder)
+    if model_type == LUMBRE:
+        return config, _check_own(config, state, head)
+    return config, adapter_named(folder, model_type).from_hf_state(config, state, head=head)
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Make the weights those of a module on the meta device, each tensor once where names share it."""
     dtypes = {tensor.dtype for tensor in weights.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    with torch.device("meta"):
-        model = LanguageModel(ours.build())
-    if ours.tied_embeddings:
-        weights[TIED] = weights["trunk.embedding.weight"]
-    model.load_state_dict(
-        {name: value.to(dtype).contiguous() for name, value in weights.items()}, assign=True
+    module.load_state_dict(
+        {name: value.to(dtype).contiguous() for name, value in weights.items()}, assign=True, strict=False
     )
-    if ours.tied_embeddings:
-        model.head.decoder.weight = model.trunk.embedding.weight
-    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json; raises ModelError when it is missing or no model's."""
     file = folder / "config.json"
+    config = _json(file)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{file}: model_type is missing; it names the family, such as 'bert'")
+    return config
+
+
+def _json(file: Path) -> Any:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(
             f"{file}: cannot be read: {error.strerror}; give a folder that holds config.json and "
@@ -123,9 +165,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise ModelError(f"{file}: is not JSON ({error}); export the model again") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"{file}: model_type is missing; it names the family, such as 'bert'")
-    return config
 
 
 def adapter_named(folder: Path, model_type: str) -> StateDictAdapter:
@@ -148,52 +187,63 @@ def _own_config(folder: Path, config: dict[str, Any]) -> TransformerConfig:
 
 
 def _own_state(model: LanguageModel) -> dict[str, Tensor]:
-    skipped = {TIED} if model.config.tied_embeddings else set()
-    state = model.state_dict()
-    return {name: state[name].detach().cpu().contiguous() for name in state if name not in skipped}
+    """Return every tensor once, under its first name."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.named_parameters()}
 
 
-def _check_own(config: TransformerConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_own(config: TransformerConfig, state: dict[str, Tensor], head: bool) -> dict[str, Tensor]:
     with torch.device("meta"):
-        wanted = _shapes_of(LanguageModel(config.build()))
+        wanted = {
+            name: tuple(value.shape) for name, value in LanguageModel(config.build()).named_parameters()
+        }
+    if not head:
+        wanted = {name: shape for name, shape in wanted.items() if name.startswith(TRUNK)}
+        state = {name: tensor for name, tensor in state.items() if name.startswith(TRUNK)}
     check_names("the model of config.json", set(wanted), state.keys())
     for name, shape in wanted.items():
         check_shape(name, shape, state[name])
     return state
 
 
-def _shapes_of(model: LanguageModel) -> dict[str, tuple[int, ...]]:
-    skipped = {TIED} if model.config.tied_embeddings else set()
-    return {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in skipped}
-
-
 def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of model.safetensors or its shards, or else of a pickle that holds tensors alone."""
+    safe, pickled = "model.safetensors", "pytorch_model.bin"
+    for name in (safe, pickled):
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(_json(index)["weight_map"].values()))
+        elif (folder / name).is_file():
+            shards = [name]
+        else:
+            continue
+        state: dict[str, Tensor] = {}
+        for shard in shards:
+            # The last part alone: an index names no file outside its folder.
+            state |= _read_file(folder / Path(shard).name)
+        return state
+    raise ModelError(f"{folder / safe}: no such file; give a folder that holds the model's weights")
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    state: dict[str, Tensor] = {}
-    for name in names:
-        file = folder / Path(name).name
-        if not file.is_file():
-            pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(
-                path.name for path in folder.glob("*.pt*")
-            )
-            if pickled:
-                raise ModelError(
-                    f"{folder / pickled[0]}: a pickle can run code and is not read; convert it where you "
-                    "trust it, with transformers' from_pretrained and save_pretrained, to model.safetensors"
-                )
-            raise ModelError(f"{file}: no such file; give a folder that holds the model's weights")
-        try:
-            state |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{file}: damaged or unreadable ({error}); export or download it again"
-            ) from error
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; give a folder that holds the model's weights")
+    try:
+        if file.suffix == ".safetensors":
+            state: Any = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{file}: a pickle that holds more than tensors can run code, and is not read; convert it where "
+            "you trust it, with transformers' from_pretrained and save_pretrained, to model.safetensors"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
+        raise ModelError(f"{file}: damaged or unreadable ({error}); export or download it again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{file}: holds no state dict; save the model's weights again")
     return state
 
 

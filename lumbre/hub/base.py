@@ -4,8 +4,9 @@ An adapter lists, tensor by tensor, what ours is called and made of there; movin
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lumbre.errors import ModelError
 from lumbre.models import LanguageModel, PositionConfig, TransformerConfig
+from lumbre.models.config import LayerType
 from lumbre.models.layers import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -29,6 +31,9 @@ HF_ACTIVATIONS: dict[Activation, str] = {
     "relu": "relu",
     "silu": "silu",
 }
+LAYER_TYPES: dict[str, LayerType] = {"full_attention": "global", "sliding_attention": "local"}
+HF_LAYER_TYPES: dict[LayerType, str] = {ours: theirs for theirs, ours in LAYER_TYPES.items()}
+HEAD = "head."
 
 
 class SpecialIds(Protocol):
@@ -77,6 +82,8 @@ class StateDictAdapter(ABC):
     """The transformers class, as config.json names it."""
     auto_class: ClassVar[str]
     """The transformers Auto class that loads it with its head."""
+    prefix: ClassVar[str] = ""
+    """What the names of the trunk's tensors begin with, save in files of the bare trunk."""
 
     @abstractmethod
     def misfit(self, config: TransformerConfig) -> str | None:
@@ -94,11 +101,15 @@ class StateDictAdapter(ABC):
     def entries(self, config: TransformerConfig) -> Iterator[Entry]:
         """Yield every tensor of the model once, tied ones under one name."""
 
+    def twins(self, config: TransformerConfig) -> dict[str, str]:
+        """Return the names under which files may hold a tied tensor again, each with the tensor's own."""
+        return {}
+
     def clean(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the state under today's names, without what older files hold and no model reads."""
         return dict(state)
 
-    def to_hf_state(self, model: LanguageModel) -> dict[str, Tensor]:
+    def to_hf_state(self, model: LanguageModel, special: SpecialIds | None = None) -> dict[str, Tensor]:
         """Return the weights under the family's names, tied tensors once, each contiguous on the CPU."""
         ours = model.state_dict()
         theirs: dict[str, Tensor] = {}
@@ -109,17 +120,34 @@ class StateDictAdapter(ABC):
             theirs |= {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}
         return theirs
 
-    def from_hf_state(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights under our names; raises ModelError for tensors missing, extra or misshapen."""
-        theirs = self.clean(config, state)
+    def from_hf_state(
+        self, config: TransformerConfig, state: Mapping[str, Tensor], *, head: bool = True
+    ) -> dict[str, Tensor]:
+        """Return the weights under our names; without `head` the trunk's alone, whatever head they have.
+
+        Raises ModelError for tensors missing, extra or misshapen.
+        """
+        bare = not any(name.startswith(self.prefix) for name in state)
+        named = {self.prefix + name: tensor for name, tensor in state.items()} if bare else state
+        theirs = _untwinned(self.clean(config, named), self.twins(config))
+        entries = list(self.entries(config))
+        heads = {name for entry in entries if entry.ours.startswith(HEAD) for name in entry.theirs}
+        if not head:
+            entries = [entry for entry in entries if not entry.ours.startswith(HEAD)]
+            trunk = {name for name in theirs if name.startswith(self.prefix)} - heads
+            theirs = {name: theirs[name] for name in trunk}
+        wanted = {name for entry in entries for name in entry.theirs}
+        if heads and wanted - theirs.keys() == heads:
+            raise ModelError(
+                f"the weights have no language-model head: {', '.join(sorted(heads))} of "
+                f"{self.architecture} not there; model.new_head: true starts a fresh head"
+            )
+        check_names(self.architecture, wanted, theirs.keys())
         with torch.device("meta"):
             shapes = {
                 name: tuple(tensor.shape)
                 for name, tensor in LanguageModel(config.build()).state_dict().items()
             }
-        entries = list(self.entries(config))
-        named = {name for entry in entries for name in entry.theirs}
-        check_names(self.architecture, named, theirs.keys())
         ours: dict[str, Tensor] = {}
         for entry in entries:
             for name, shape in zip(entry.theirs, _shapes(entry, shapes[entry.ours]), strict=True):
@@ -174,15 +202,68 @@ def activation(family: str, field: str, value: str) -> Activation:
 
 
 def unmet(config: TransformerConfig, position: type[PositionConfig], wanted: Mapping[str, Any]) -> str | None:
-    """Return the first property of ours that is not as the family has it, as a reason."""
+    """Return the first property of ours that is not as the family has it, as a reason.
+
+    `wanted` says in what the family differs from a decoder with the plainest parts.
+    """
     if not isinstance(config.position, position):
         kind = type(config.position).model_fields["type"].default
         return f"position is {kind}, not {position.model_fields['type'].default}"
-    for name, value in wanted.items():
-        got = getattr(config, name)
+    plain = {
+        "causal": True,
+        "num_decoder_layers": 0,
+        "kv_heads": config.num_heads,
+        "head_width": config.hidden_size / config.num_heads,
+        "mixture": None,
+        "window": None,
+        "norm": "layernorm",
+        "norm_position": "pre",
+        "gated_mlp": False,
+        "bias": True,
+        "has_attention_bias": config.bias,
+        "qk_norm": False,
+        "scaled_attention": True,
+        "token_types": 0,
+        "embedding_norm": False,
+        "first_attention_norm": True,
+        "has_final_norm": config.norm_position == "pre",
+        "head_transform": False,
+        "head_bias": False,
+        "scaled_head": False,
+    }
+    for name, value in {**plain, **wanted}.items():
+        got = attrgetter(name)(config)
         if got != value:
             return f"{name} is {got!r}, not {value!r}"
     return None
+
+
+def layer_types(family: str, theirs: Sequence[str]) -> tuple[LayerType, ...]:
+    """Return our layer_types, the shortest that repeats to theirs; raises ModelError where we lack one."""
+    for kind in theirs:
+        if kind not in LAYER_TYPES:
+            raise ModelError(
+                f"config.json of {family}: layer_types has {kind!r}, and supported here are "
+                f"{' and '.join(sorted(LAYER_TYPES))}; use a checkpoint with these alone"
+            )
+    whole = tuple(LAYER_TYPES[kind] for kind in theirs)
+    return next(
+        whole[:size]
+        for size in range(1, len(whole) + 1)
+        if (whole[:size] * len(whole))[: len(whole)] == whole
+    )
+
+
+def window_width(family: str, field: str, types: Sequence[LayerType], value: int | None) -> int | None:
+    """Return a width stated for local layers; raises ModelError where it is too narrow to see a neighbour."""
+    if "local" not in types:
+        return None
+    if value is None or value < 2:
+        raise ModelError(
+            f"config.json of {family}: {field} is {value!r}, and layer_types has local layers, which need at "
+            "least 2 here; use a checkpoint with a wider window"
+        )
+    return value
 
 
 def ids(special: SpecialIds | None) -> dict[str, int | None]:
@@ -194,7 +275,24 @@ def ids(special: SpecialIds | None) -> dict[str, int | None]:
     }
 
 
+def pad_id(special: SpecialIds | None, usual: int) -> int:
+    """Return the padding's id for a family that cannot do without, the usual one where there is none."""
+    return usual if special is None or special.pad_id is None else special.pad_id
+
+
 def _shapes(entry: Entry, ours: tuple[int, ...]) -> list[tuple[int, ...]]:
     if entry.sizes:
         return [(size, *ours[1:]) for size in entry.sizes]
     return [ours[::-1] if entry.transposed else ours]
+
+
+def _untwinned(state: dict[str, Tensor], twins: Mapping[str, str]) -> dict[str, Tensor]:
+    for twin, name in twins.items():
+        if twin in state:
+            tensor = state.pop(twin)
+            if not torch.equal(state.setdefault(name, tensor).to(tensor.dtype), tensor):
+                raise ModelError(
+                    f"the weights do not fit the config, which ties {twin} to {name}: they differ; set "
+                    "tie_word_embeddings to false in config.json where the model has both"
+                )
+    return state

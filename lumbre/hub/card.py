@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lumbre.hub.base import StateDictAdapter
-from lumbre.models import LanguageModel, parameter_count
+from lumbre.models import LanguageModel, TransformerConfig, parameter_count
 
 CARD = """\
 ---
@@ -31,25 +31,26 @@ def model_card(
 ) -> str:
     """Return the README.md of a model folder."""
     config = model.config
+    auto = adapter.auto_class if adapter else auto_class(config)
+    usage = f"from transformers import {auto}, AutoTokenizer\n\n"
+    usage += 'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")\n'
+    usage += f'model = {auto}.from_pretrained("THIS FOLDER")'
     if adapter is not None:
-        usage = f"from transformers import {adapter.auto_class}, AutoTokenizer\n\n"
-        usage += 'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")\n'
-        usage += f'model = {adapter.auto_class}.from_pretrained("THIS FOLDER")'
         note = (
             f"The architecture is transformers' own {adapter.architecture}: Lumbre is not needed to load it."
         )
     else:
-        usage = 'import lumbre.hub\n\nmodel = lumbre.hub.load("THIS FOLDER")'
-        usage += "\nlogits = model(input_ids=input_ids, attention_mask=attention_mask).logits"
+        usage = f"import lumbre  # registers the model type\n{usage}"
         misfits = [f"- {other.architecture}: {other.misfit(config)}" for other in adapters]
         note = "Loading it needs Lumbre, as no class of transformers expresses this model:\n\n"
         note += "\n".join(misfits)
+    kind, pipeline = _kind(config)
     return CARD.format(
         library="transformers" if adapter else "lumbre",
-        pipeline="text-generation" if config.causal else "fill-mask",
-        kind="A decoder" if config.causal else "An encoder",
+        pipeline=pipeline,
+        kind=kind,
         millions=parameter_count(config) / 1e6,
-        layers=config.num_layers,
+        layers=_layers(config),
         hidden=config.hidden_size,
         heads=config.num_heads,
         vocabulary=config.vocab_size,
@@ -57,3 +58,22 @@ def model_card(
         usage=usage,
         note=note,
     )
+
+
+def auto_class(config: TransformerConfig) -> str:
+    """Return the transformers Auto class of a model with its language-model head."""
+    if config.num_decoder_layers:
+        return "AutoModelForSeq2SeqLM"
+    return "AutoModelForCausalLM" if config.causal else "AutoModelForMaskedLM"
+
+
+def _kind(config: TransformerConfig) -> tuple[str, str]:
+    if config.num_decoder_layers:
+        return "An encoder-decoder", "text2text-generation"
+    return ("A decoder", "text-generation") if config.causal else ("An encoder", "fill-mask")
+
+
+def _layers(config: TransformerConfig) -> str:
+    if config.num_decoder_layers:
+        return f"{config.num_layers} + {config.num_decoder_layers}"
+    return str(config.num_layers)

@@ -27,26 +27,11 @@ class Gpt2(StateDictAdapter):
     model_type = "gpt2"
     architecture = "GPT2LMHeadModel"
     auto_class = "AutoModelForCausalLM"
+    prefix = "transformer."
 
     def misfit(self, config: TransformerConfig) -> str | None:
         """Return what is not as in GPT-2."""
-        wanted = {
-            "causal": True,
-            "norm": "layernorm",
-            "norm_position": "pre",
-            "gated_mlp": False,
-            "bias": True,
-            "has_attention_bias": True,
-            "kv_heads": config.num_heads,
-            "head_width": config.hidden_size / config.num_heads,
-            "token_types": 0,
-            "embedding_norm": False,
-            "first_attention_norm": True,
-            "has_final_norm": True,
-            "head_transform": False,
-            "head_bias": False,
-        }
-        return unmet(config, LearnedConfig, wanted)
+        return unmet(config, LearnedConfig, {})
 
     def to_hf_config(self, config: TransformerConfig, special: SpecialIds | None) -> dict[str, Any]:
         """Return GPT2Config's keys; dropout is 0, as trained."""
@@ -85,6 +70,7 @@ class Gpt2(StateDictAdapter):
             norm_epsilon=theirs.layer_norm_epsilon,
             activation=activation("GPT-2", "activation_function", theirs.activation_function),
             tied_embeddings=theirs.tie_word_embeddings,
+            init="normal",
             init_std=theirs.initializer_range,
             scaled_residual_init=True,
         )
@@ -108,11 +94,10 @@ class Gpt2(StateDictAdapter):
         if not config.tied_embeddings:
             yield Entry("head.decoder.weight", ("lm_head.weight",))
 
+    def twins(self, config: TransformerConfig) -> dict[str, str]:
+        """Return the name of a tied decoder."""
+        return {"lm_head.weight": "transformer.wte.weight"} if config.tied_embeddings else {}
+
     def clean(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Name the tensors of a bare GPT2Model as the head's model does; leave out stored causal masks."""
-        tied = ("lm_head.weight",) if config.tied_embeddings else ()
-        return {
-            name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
-            for name, tensor in state.items()
-            if not name.endswith(BUFFERS) and name not in tied
-        }
+        """Leave out stored causal masks."""
+        return {name: tensor for name, tensor in state.items() if not name.endswith(BUFFERS)}

@@ -3,58 +3,62 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from lumbre.errors import ModelError
 from lumbre.hub.base import (
     HF_ACTIVATIONS,
+    HF_LAYER_TYPES,
     Entry,
     SpecialIds,
     StateDictAdapter,
     activation,
     checked,
     ids,
+    layer_types,
     unmet,
+    window_width,
 )
 from lumbre.models import TransformerConfig
+from lumbre.models.config import LayerType
 from lumbre.models.position import RotaryConfig
 
-GLOBAL = "full_attention"
-LOCAL = "sliding_attention"
+GLOBAL, LOCAL = HF_LAYER_TYPES["global"], HF_LAYER_TYPES["local"]
 
 
 class ModernBert(StateDictAdapter):
-    """Pre-norm encoder with rotary positions and a gated MLP; every layer attends globally."""
+    """Pre-norm encoder with rotary positions and a gated MLP; layers attend globally or locally."""
 
     model_type = "modernbert"
     architecture = "ModernBertForMaskedLM"
     auto_class = "AutoModelForMaskedLM"
+    prefix = "model."
 
     def misfit(self, config: TransformerConfig) -> str | None:
         """Return what is not as in ModernBERT."""
         wanted = {
             "causal": False,
-            "norm": "layernorm",
-            "norm_position": "pre",
+            "window": config.window,
             "gated_mlp": True,
-            "kv_heads": config.num_heads,
-            "head_width": config.hidden_size / config.num_heads,
-            "token_types": 0,
+            "bias": config.bias,
+            "has_attention_bias": config.has_attention_bias,
             "embedding_norm": True,
             "first_attention_norm": False,
-            "has_final_norm": True,
             "head_transform": True,
+            "head_bias": config.head_bias,
+            "position.scaling.type": "none",
         }
         return unmet(config, RotaryConfig, wanted)
 
     def to_hf_config(self, config: TransformerConfig, special: SpecialIds | None) -> dict[str, Any]:
         """Return ModernBertConfig's keys; dropout is 0, as trained.
 
-        Global attention and the base of the rotation are stated under the names of transformers 5 and of
-        4. Without a position.max_length, transformers' own default stands.
+        Local attention and the bases of the rotation are stated under the names of transformers 5 and of 4,
+        which has a global layer every so many. Without a position.max_length, transformers' own default
+        stands.
         """
         assert isinstance(config.position, RotaryConfig)
         stated, theta = config.position.max_length, config.position.theta
+        local_theta = config.position.local_theta or theta
+        every = [n for n in range(1, config.num_layers + 1) if config.layers == _every(n, config.num_layers)]
         return {
             "vocab_size": config.vocab_size,
             "hidden_size": config.hidden_size,
@@ -75,13 +79,15 @@ class ModernBert(StateDictAdapter):
             "embedding_dropout": 0.0,
             "mlp_dropout": 0.0,
             "classifier_dropout": 0.0,
-            "layer_types": [GLOBAL] * config.num_layers,
-            "global_attn_every_n_layers": 1,
+            "layer_types": [HF_LAYER_TYPES[kind] for kind in config.layers],
+            **({"global_attn_every_n_layers": every[0]} if every else {}),
+            **({"local_attention": 2 * config.window} if config.window else {}),
             "rope_parameters": {
-                kind: {"rope_type": "default", "rope_theta": theta} for kind in (GLOBAL, LOCAL)
+                GLOBAL: {"rope_type": "default", "rope_theta": theta},
+                LOCAL: {"rope_type": "default", "rope_theta": local_theta},
             },
             "global_rope_theta": theta,
-            "local_rope_theta": theta,
+            "local_rope_theta": local_theta,
             "tie_word_embeddings": config.tied_embeddings,
             **ids(special),
             "cls_token_id": special.cls_id if special else None,
@@ -89,24 +95,22 @@ class ModernBert(StateDictAdapter):
         }
 
     def from_hf_config(self, config: Mapping[str, Any]) -> TransformerConfig:
-        """Return our config; local attention and stretched rotary positions are refused."""
+        """Return our config; stretched rotary positions are refused."""
         from transformers import ModernBertConfig
 
         theirs = ModernBertConfig(**config)
-        local = [layer for layer, kind in enumerate(theirs.layer_types) if kind != GLOBAL]
-        if local:
-            field = "layer_types" if config.get("layer_types") else "global_attn_every_n_layers"
-            raise ModelError(
-                f"config.json of ModernBERT: {field} makes the attention of layer {local[0]} local "
-                f"({len(local)} of {theirs.num_hidden_layers} layers), and only global attention is "
-                "supported here; use a checkpoint with global_attn_every_n_layers 1"
-            )
-        rope = theirs.rope_parameters[GLOBAL]
-        if rope["rope_type"] != "default":
-            raise ModelError(
-                f"config.json of ModernBERT: rope_parameters.{GLOBAL}.rope_type is {rope['rope_type']!r}, "
-                "and only 'default' is supported here; use a checkpoint without stretched positions"
-            )
+        types = layer_types("ModernBERT", theirs.layer_types)
+        width = window_width("ModernBERT", "local_attention", types, theirs.local_attention)
+        ropes = {
+            HF_LAYER_TYPES[kind]: theirs.rope_parameters[HF_LAYER_TYPES[kind]] for kind in sorted(set(types))
+        }
+        for kind, rope in ropes.items():
+            if rope["rope_type"] != "default":
+                raise ModelError(
+                    f"config.json of ModernBERT: rope_parameters.{kind}.rope_type is {rope['rope_type']!r}, "
+                    "and only 'default' is supported here; use a checkpoint without stretched positions"
+                )
+        theta, local_theta = ropes[min(ropes)]["rope_theta"], ropes[max(ropes)]["rope_theta"]
         same = {"norm_bias": theirs.mlp_bias, "classifier_bias": theirs.mlp_bias}
         checked("ModernBERT", theirs, {**same, "classifier_activation": theirs.hidden_activation})
         return TransformerConfig(
@@ -116,7 +120,13 @@ class ModernBert(StateDictAdapter):
             num_layers=theirs.num_hidden_layers,
             num_heads=theirs.num_attention_heads,
             intermediate_size=theirs.intermediate_size,
-            position=RotaryConfig(theta=rope["rope_theta"], max_length=theirs.max_position_embeddings),
+            position=RotaryConfig(
+                theta=theta,
+                local_theta=None if local_theta == theta else local_theta,
+                max_length=theirs.max_position_embeddings,
+            ),
+            layer_types=types,
+            window=width and width // 2,
             norm_epsilon=theirs.norm_eps,
             activation=activation("ModernBERT", "hidden_activation", theirs.hidden_activation),
             gated_mlp=True,
@@ -127,6 +137,7 @@ class ModernBert(StateDictAdapter):
             tied_embeddings=theirs.tie_word_embeddings,
             head_transform=True,
             head_bias=theirs.decoder_bias,
+            init="truncated_normal",
             init_std=theirs.initializer_range,
             scaled_residual_init=True,
         )
@@ -157,7 +168,10 @@ class ModernBert(StateDictAdapter):
         if config.head_bias:
             yield Entry("head.decoder.bias", ("decoder.bias",))
 
-    def clean(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out the second name of a tied decoder."""
-        tied = ("decoder.weight",) if config.tied_embeddings else ()
-        return {name: tensor for name, tensor in state.items() if name not in tied}
+    def twins(self, config: TransformerConfig) -> dict[str, str]:
+        """Return the name of a tied decoder."""
+        return {"decoder.weight": "model.embeddings.tok_embeddings.weight"} if config.tied_embeddings else {}
+
+
+def _every(n: int, num_layers: int) -> tuple[LayerType, ...]:
+    return tuple("local" if layer % n else "global" for layer in range(num_layers))

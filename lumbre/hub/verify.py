@@ -1,4 +1,7 @@
-"""Proof of an export: what plain transformers computes from the folder is what our model computes."""
+"""Proof of an export: what plain transformers computes from the folder is what our model computes.
+
+Shapes: B batch, T time, V vocabulary, M compared positions.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lumbre.errors import ModelError
-from lumbre.hub.auto import LUMBRE, adapter_named, load, read_config
+from lumbre.hub.auto import LUMBRE, adapter_named, read_config
+from lumbre.hub.card import auto_class
 from lumbre.models import LanguageModel
 
 TOLERANCE = 1e-5
@@ -18,53 +22,96 @@ LONGEST = 2048
 UNLIMITED = 512
 """Length of the long sequences where the positions have no limit."""
 
+Forward = Callable[[Tensor, Tensor], Tensor]
+"""Maps input_ids and attention_mask to logits_BTV."""
+
 
 @torch.no_grad()
 def verify_export(model: LanguageModel, folder: str | Path, seed: int = 0) -> float:
     """Return the largest difference of float32 logits between the model and the folder's.
 
-    The folder is loaded by plain transformers (a `lumbre` folder by `load`) and given random tokens, short
-    and of full length, padded and not; padded positions are not compared. Raises ModelError when the
-    difference is above 1e-5 x max(1, largest |logit|).
+    The folder is loaded by plain transformers (a `lumbre` folder through the classes that Lumbre registers)
+    and given random tokens, short and of full length, padded and not; padded positions are not compared.
+    Documents packed into one row of ours are compared with theirs one by one. An encoder-decoder's decoder
+    is given half as many tokens. Raises ModelError when the difference is above
+    1e-5 x max(1, largest |logit|).
     """
     folder = Path(folder)
-    theirs = _forward(folder)
+    theirs = _theirs(folder, model)
     ours = deepcopy(model).to("cpu", torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
-    assert model.config.vocab_size is not None
     worst = 0.0
     limit = min(model.config.max_length or UNLIMITED, LONGEST)
     for length in sorted({min(SHORT, limit), limit}):
         # One row where it is long: the logits of a large vocabulary are what takes the memory.
-        rows = 2 if length <= SHORT else 1
-        input_ids = torch.randint(model.config.vocab_size, (rows, length), generator=generator)
+        input_ids = _tokens(model, folder, 2 if length <= SHORT else 1, length, generator)
         padded = torch.ones_like(input_ids)
         padded[-1, (length + 1) // 2 :] = 0
         for attention_mask in (torch.ones_like(input_ids), padded):
-            kept = attention_mask.bool()
-            wanted = ours(input_ids=input_ids, attention_mask=attention_mask).logits[kept]
-            found = theirs(input_ids, attention_mask)[kept]
-            difference = (wanted - found).abs().max().item()
-            bound = TOLERANCE * max(1.0, wanted.abs().max().item())
-            if not difference <= bound:
-                raise ModelError(
-                    f"{folder}: the exported model computes other logits than the one that was saved: they "
-                    f"differ by {difference:.2g} on {length} tokens, {bound:.2g} is allowed; export it again"
-                )
-            worst = max(worst, difference)
+            wanted, found = _ours(ours, input_ids, attention_mask), theirs(input_ids, attention_mask)
+            if not model.config.num_decoder_layers:
+                wanted, found = wanted[attention_mask.bool()], found[attention_mask.bool()]
+            worst = max(worst, _compare(folder, length, wanted, found))
+        worst = max(worst, _compare_packed(folder, ours, theirs, input_ids[:1]))
     return worst
 
 
-def _forward(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
-    model_type = read_config(folder)["model_type"]
-    if model_type == LUMBRE:
-        ours = load(folder).float().eval()
-        return lambda input_ids, attention_mask: ours(input_ids, attention_mask=attention_mask).logits
+def _compare_packed(folder: Path, ours: LanguageModel, theirs: Forward, input_ids: Tensor) -> float:
+    """Compare three documents in one row of ours with each alone in theirs."""
+    T = input_ids.shape[1]
+    if T < 3:
+        return 0.0
+    cuts = [T // 2, T // 3, T - T // 2 - T // 3]
+    document_ids = torch.arange(1, 4).repeat_interleave(torch.tensor(cuts))[None].int()
+    packed = {"document_ids": document_ids}
+    if ours.config.num_decoder_layers:
+        packed |= {"decoder_input_ids": input_ids, "decoder_document_ids": document_ids}
+    wanted = torch.split(ours(input_ids, **packed).logits[0], cuts)
+    worst = 0.0
+    for part, logits in zip(torch.split(input_ids, cuts, dim=1), wanted, strict=True):
+        found = theirs(part, torch.ones_like(part))[0]
+        # Theirs decodes half of what it reads: causal, so that the rest does not matter.
+        worst = max(worst, _compare(folder, part.shape[1], logits[: len(found)], found))
+    return worst
+
+
+def _compare(folder: Path, length: int, wanted: Tensor, found: Tensor) -> float:
+    difference = (wanted - found).abs().max().item()
+    bound = TOLERANCE * max(1.0, wanted.abs().max().item())
+    if not difference <= bound:
+        raise ModelError(
+            f"{folder}: the exported model computes other logits than the one that was saved: they "
+            f"differ by {difference:.2g} on {length} tokens, {bound:.2g} is allowed; export it again"
+        )
+    return difference
+
+
+def _tokens(model: LanguageModel, folder: Path, rows: int, length: int, generator: torch.Generator) -> Tensor:
+    """Return random tokens, none of which is padding: some families derive positions from it."""
+    assert model.config.vocab_size is not None
+    input_ids = torch.randint(model.config.vocab_size, (rows, length), generator=generator)
+    pad_id = read_config(folder).get("pad_token_id")
+    other = (input_ids + 1) % model.config.vocab_size
+    return input_ids if pad_id is None else torch.where(input_ids == pad_id, other, input_ids)
+
+
+def _decoder_ids(input_ids: Tensor) -> Tensor:
+    return input_ids[:, : max(1, input_ids.shape[1] // 2)]
+
+
+def _ours(model: LanguageModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    others = {"decoder_input_ids": _decoder_ids(input_ids)} if model.config.num_decoder_layers else {}
+    logits: Tensor = model(input_ids, attention_mask, **others).logits
+    return logits
+
+
+def _theirs(folder: Path, model: LanguageModel) -> Forward:
     import transformers
 
-    auto = getattr(transformers, adapter_named(folder, model_type).auto_class)
+    kind = read_config(folder)["model_type"]
+    name = auto_class(model.config) if kind == LUMBRE else adapter_named(folder, kind).auto_class
     with _quiet():
-        theirs, info = auto.from_pretrained(
+        theirs, info = getattr(transformers, name).from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -75,7 +122,8 @@ def _forward(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
     theirs.eval()
 
     def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits: Tensor = theirs(input_ids=input_ids, attention_mask=attention_mask).logits
+        others = {"decoder_input_ids": _decoder_ids(input_ids)} if model.config.num_decoder_layers else {}
+        logits: Tensor = theirs(input_ids=input_ids, attention_mask=attention_mask, **others).logits
         return logits
 
     return forward

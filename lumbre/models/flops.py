@@ -6,24 +6,38 @@ full square and nothing recomputed: Chowdhery et al., 2022, arXiv:2204.02311, ap
 
 import torch
 
+from lumbre.models.config import TransformerConfig
 from lumbre.models.heads import LanguageModel
-from lumbre.models.transformer import TransformerConfig
+from lumbre.models.mixture import flops_per_token as mixture_products
 
 FORWARD_AND_BACKWARD = 3
 
 
-def flops_per_token(config: TransformerConfig, seq_length: int, targets_per_token: float = 1.0) -> float:
-    """Return the training FLOPs per token of sequences of `seq_length` tokens.
+def flops_per_sample(
+    config: TransformerConfig, seq_length: int, decoder_length: int = 0, targets_per_token: float = 1.0
+) -> float:
+    """Return the training FLOPs of one sample: `seq_length` tokens, and `decoder_length` of a decoder's.
 
     `targets_per_token` is the share of positions at which the head runs: 1 for causal language models, the
-    mask probability for masked ones.
+    mask probability for masked ones. An encoder-decoder's head runs on the decoder's tokens.
     """
-    D, H, V = config.hidden_size, config.head_width, _vocab_size(config)
-    N, K = config.num_heads, config.kv_heads
-    attention = D * (N + 2 * K) * H + N * H * D + 2 * seq_length * N * H
-    mlp = (3 if config.gated_mlp else 2) * D * config.mlp_width
+    T, S = seq_length, decoder_length
+    D, V = config.hidden_size, _vocab_size(config)
+    products = config.num_layers * T * (_attention(config, T) + _mlp(config))
+    if config.num_decoder_layers:
+        block = S * (_attention(config, S) + _mlp(config)) + _cross_attention(config, S, T)
+        products += config.num_decoder_layers * block
     head = D * V + (D * D if config.head_transform else 0)
-    return FORWARD_AND_BACKWARD * 2.0 * (config.num_layers * (attention + mlp) + targets_per_token * head)
+    products += targets_per_token * (S if config.num_decoder_layers else T) * head
+    return FORWARD_AND_BACKWARD * 2.0 * products
+
+
+def flops_per_token(
+    config: TransformerConfig, seq_length: int, decoder_length: int = 0, targets_per_token: float = 1.0
+) -> float:
+    """Return the training FLOPs per token, a sample's over its tokens."""
+    sample = flops_per_sample(config, seq_length, decoder_length, targets_per_token)
+    return sample / (seq_length + decoder_length)
 
 
 def parameter_count(config: TransformerConfig) -> int:
@@ -32,6 +46,23 @@ def parameter_count(config: TransformerConfig) -> int:
     with torch.device("meta"):
         model = LanguageModel(config.build())
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _attention(config: TransformerConfig, length: int) -> float:
+    D, N, K, H = config.hidden_size, config.num_heads, config.kv_heads, config.head_width
+    return D * (N + 2 * K) * H + N * H * D + 2 * length * N * H
+
+
+def _cross_attention(config: TransformerConfig, queries: int, keys: int) -> float:
+    D, N, K, H = config.hidden_size, config.num_heads, config.kv_heads, config.head_width
+    return queries * 2 * D * N * H + keys * 2 * D * K * H + 2 * queries * keys * N * H
+
+
+def _mlp(config: TransformerConfig) -> float:
+    D, width = config.hidden_size, config.mlp_width
+    if config.mixture is not None:
+        return mixture_products(config.mixture, D, width, config.gated_mlp)
+    return (3 if config.gated_mlp else 2) * D * width
 
 
 def _vocab_size(config: TransformerConfig) -> int:

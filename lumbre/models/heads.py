@@ -1,52 +1,76 @@
-"""Heads on the trunk: the language-model head, plain (GPT-2, Llama) or with a transform (BERT).
+"""The language-model head on a trunk: plain (GPT-2, Llama), with a transform (BERT), or scaled (T5).
 
-Shapes: B batch, T time, D hidden, V vocabulary, M predicted positions.
+Shapes: B batch, T time, D hidden, V vocabulary, M targets.
 """
 
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from lumbre.models.config import TransformerConfig
+from lumbre.models.encoder_decoder import EncoderDecoder
+from lumbre.models.init import init_weights
 from lumbre.models.layers import ACTIVATIONS, build_norm
-from lumbre.models.transformer import Transformer, TransformerConfig, init_weights
+from lumbre.models.loss import linear_cross_entropy
+from lumbre.models.transformer import Transformer
+
+NO_TARGET = -100
+"""The label of a position that predicts nothing."""
 
 
 class ModelOutput(NamedTuple):
     """What a language model returns."""
 
     logits: Tensor
-    """logits_BTV, or logits_MV of the predicted positions, in row order."""
+    """logits_BTV; with labels, none of them are kept and there are 0 rows."""
     last_hidden_state: Tensor
-    """The trunk's output x_BTD."""
+    """The trunk's output x_BTD, the decoder's where there are two stacks."""
+    loss: Tensor | None = None
+    """With labels: the cross-entropy in nats, summed over targets."""
+    balance: Tensor | None = None
+    """The balance loss of the experts, summed over rows and layers, where there are experts."""
+
+
+class Decoder(nn.Linear):
+    """Hidden states to logits, or straight to the loss, which never holds all logits."""
+
+    def forward(self, x: Tensor, labels_M: Tensor | None = None) -> Tensor:
+        """Map [..., D] to logits [..., V]; with labels, x_MD to the summed cross-entropy."""
+        if labels_M is None:
+            return super().forward(x)
+        return linear_cross_entropy(x, self.weight, self.bias, labels_M)
 
 
 class LanguageModelHead(nn.Module):
-    """Hidden states to logits."""
+    """Hidden states to logits or to the loss."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         assert config.vocab_size is not None
         D = config.hidden_size
+        self.scale = D**-0.5 if config.scaled_head else 1.0
         self.activation = ACTIVATIONS[config.activation]
         self.dense = nn.Linear(D, D, bias=config.bias) if config.head_transform else None
         self.norm = (
             build_norm(config.norm, D, config.norm_epsilon, config.bias) if config.head_transform else None
         )
-        self.decoder = nn.Linear(D, config.vocab_size, bias=config.head_bias)
-        init_weights(self, config.init_std)
+        self.decoder = Decoder(D, config.vocab_size, bias=config.head_bias)
+        init_weights(self, config.init, config.init_std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., D] to logits [..., V]."""
+    def forward(self, x: Tensor, labels_M: Tensor | None = None) -> Tensor:
+        """Map [..., D] to logits [..., V]; with labels, x_MD to the summed cross-entropy."""
         if self.dense is not None and self.norm is not None:
             x = self.norm(self.activation(self.dense(x)))
-        logits: Tensor = self.decoder(x)
-        return logits
+        if self.scale != 1.0:
+            x = x * self.scale
+        out: Tensor = self.decoder(x, labels_M)
+        return out
 
 
 class LanguageModel(nn.Module):
     """A trunk with the language-model head; tied, the decoder's weight is the embedding's own parameter."""
 
-    def __init__(self, trunk: Transformer) -> None:
+    def __init__(self, trunk: Transformer | EncoderDecoder) -> None:
         super().__init__()
         self.config = trunk.config
         self.trunk = trunk
@@ -60,12 +84,17 @@ class LanguageModel(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        predict: Tensor | None = None,
+        labels: Tensor | None = None,
+        **others: Tensor | None,
     ) -> ModelOutput:
-        """Return logits and hidden states of input_ids [B, T]; the other inputs are the Transformer's.
+        """Return logits and hidden states of input_ids [B, T]; the inputs are the trunk's.
 
-        `predict` (bool [B, T]) runs the head where it is true alone, and the logits are [M, V].
+        `labels` (int64, -100 is no target) are aligned with what the head reads, nothing is shifted: the
+        head runs at targets alone, and the summed loss comes back in place of logits.
         """
-        x_BTD = self.trunk(input_ids, attention_mask, position_ids, document_ids, token_type_ids)
-        return ModelOutput(self.head(x_BTD if predict is None else x_BTD[predict]), x_BTD)
+        x_BTD, balance = self.trunk(input_ids, attention_mask, position_ids, document_ids, **others)
+        if labels is None:
+            return ModelOutput(self.head(x_BTD), x_BTD, balance=balance)
+        target_BT = labels != NO_TARGET
+        loss = self.head(x_BTD[target_BT], labels[target_BT])
+        return ModelOutput(x_BTD.new_empty(0, self.head.decoder.out_features), x_BTD, loss, balance)

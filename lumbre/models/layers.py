@@ -1,7 +1,4 @@
-"""The parts of a block that look at one token at a time: norms, activations, the MLP.
-
-Shapes: B batch, T time, D hidden, I intermediate.
-"""
+"""Norms and activations."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,28 +23,3 @@ def build_norm(kind: NormKind, size: int, epsilon: float, bias: bool) -> nn.Modu
     if kind == "rmsnorm":
         return nn.RMSNorm(size, eps=epsilon)
     return nn.LayerNorm(size, eps=epsilon, bias=bias)
-
-
-class Mlp(nn.Module):
-    """Two linear maps around an activation; gated (Shazeer, 2020, arXiv:2002.05202), three."""
-
-    def __init__(
-        self, hidden_size: int, intermediate_size: int, activation: Activation, gated: bool, bias: bool
-    ) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[activation]
-        self.gated = gated
-        self.up = nn.Linear(hidden_size, intermediate_size * (2 if gated else 1), bias=bias)
-        """Gated: the gate's rows, then the value's, as one product."""
-        self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Map x_BTD to y_BTD."""
-        inner_BTI: Tensor = self.up(x_BTD)
-        if self.gated:
-            gate_BTI, value_BTI = inner_BTI.chunk(2, dim=-1)
-            inner_BTI = self.activation(gate_BTI) * value_BTI
-        else:
-            inner_BTI = self.activation(inner_BTI)
-        y_BTD: Tensor = self.down(inner_BTI)
-        return y_BTD

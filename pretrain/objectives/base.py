@@ -4,70 +4,93 @@ Shapes: B batch, T time, M targets, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from lumbre.config import Choice
 from lumbre.distributed import Stream
-from lumbre.models import LanguageModel, Transformer
-from lumbre.tokenizer import Tokenizer
+from lumbre.errors import Problem
+from lumbre.models import NO_TARGET, EncoderDecoder, LanguageModel, Transformer
+from lumbre.tokenizer import Tokenizer, TokenizerConfig
 from lumbre.trainer import Batch, LossOutput, Term
 
 Row = Mapping[str, np.ndarray]
-"""One sample as arrays [T]: input_ids, position_ids, document_ids; an objective adds labels."""
+"""One sample as arrays [T]: input_ids, position_ids, document_ids; an objective adds labels, and for an
+encoder-decoder the same three of its decoder, which are the labels' length."""
 
-NO_TARGET = -100
+ModelKind = Literal["encoder", "decoder", "encoder-decoder"]
+
+
+class Lengths(NamedTuple):
+    """What a row is to the model, for the FLOP count."""
+
+    seq_length: int
+    """Tokens of the row; of an encoder-decoder, the encoder's."""
+    decoder_length: int
+    """Tokens of the decoder's row; 0 where there is one stack."""
+    targets_per_token: float
+    """Expected share of the positions that have a target; of an encoder-decoder, the decoder's."""
 
 
 class Objective(ABC):
     """What is predicted from what. `labels` are aligned with the inputs: the loss shifts nothing."""
 
     targets_per_token: float
-    """Expected share of positions that have a target, for the FLOP count."""
+    """Expected share of positions that have a target."""
+    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "position_ids", "document_ids", "labels")
+    """The arrays of a row that the model is given, by the names of its arguments."""
+    _balance_weight: float | None = None
+    """Weight of the experts' balance loss; None where the model has no experts."""
+    _layers = 0
 
     @abstractmethod
     def apply(self, row: Row, sample: int, stream: Stream = Stream.NOISE) -> Row:
         """Return the row with `labels`, its inputs noised: a pure function of the arguments."""
 
-    def attach_head(self, trunk: Transformer) -> LanguageModel:
+    def lengths(self, seq_length: int) -> Lengths:
+        """Return how long the model's rows are for rows of `seq_length` tokens, the same for every row."""
+        return Lengths(seq_length, 0, self.targets_per_token)
+
+    def attach_head(self, trunk: Transformer | EncoderDecoder) -> LanguageModel:
         """Return the trunk with the head that the objective trains."""
+        mixture = trunk.config.mixture
+        self._balance_weight = None if mixture is None else mixture.balance_weight
+        self._layers = trunk.config.num_layers + trunk.config.num_decoder_layers
         return LanguageModel(trunk)
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Return the number of targets."""
-        return {"loss": float((batch["labels"] != NO_TARGET).sum())}
+        """Return the number of targets, and with experts that of rows times layers."""
+        counts = {"loss": float((batch["labels"] != NO_TARGET).sum())}
+        if self._balance_weight is not None:
+            counts["balance"] = float(len(batch["labels"]) * self._layers)
+        return counts
 
     def tokens(self, batch: Batch) -> int:
         """Return the number of tokens, padding not counted."""
         return int((batch["document_ids"] != 0).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """Return the cross-entropy in nats, summed over targets; the head runs at targets alone."""
-        predict_BT = batch["labels"] != NO_TARGET
-        output = model(
-            batch["input_ids"],
-            position_ids=batch["position_ids"],
-            document_ids=batch["document_ids"],
-            predict=predict_BT,
-        )
-        labels_M = batch["labels"][predict_BT]
-        logits_MV = output.logits
-        if logits_MV.dtype != torch.float64:
-            logits_MV = logits_MV.float()
-        total = F.cross_entropy(logits_MV, labels_M, reduction="sum")
-        return LossOutput({"loss": Term(total, float(len(labels_M)))})
+        """Return the cross-entropy in nats, summed over targets, and the experts' balance loss."""
+        output = model(**{name: batch[name] for name in self.inputs})
+        counts = self.counts(batch)
+        terms = {"loss": Term(output.loss, counts["loss"])}
+        if self._balance_weight is not None:
+            terms["balance"] = Term(output.balance, counts["balance"], self._balance_weight)
+        return LossOutput(terms)
 
 
 class ObjectiveConfig(Choice):
     """What the model learns to predict."""
 
-    needs_causal: ClassVar[bool]
-    """Whether the objective is for decoders (true) or for encoders (false)."""
+    model_kind: ClassVar[ModelKind]
+    """What kind of model the objective trains."""
+
+    def misfits(self, tokenizer: TokenizerConfig, seq_length: int) -> Iterator[Problem]:
+        """Yield what the objective needs of the tokenizer and the rows and does not find."""
+        yield from ()
 
     def build(self, tokenizer: Tokenizer, seed: int) -> Objective:
         """Return the objective; its noise is a function of (seed, sample)."""

@@ -5,15 +5,16 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from lumbre.distributed import Stream
+from lumbre.models import NO_TARGET
 from lumbre.tokenizer import Tokenizer
 
-from .base import NO_TARGET, Objective, ObjectiveConfig, Row
+from .base import ModelKind, Objective, ObjectiveConfig, Row
 
 
 class ClmConfig(ObjectiveConfig):
     """Predict each token from those before it: a decoder's objective."""
 
-    needs_causal: ClassVar[bool] = True
+    model_kind: ClassVar[ModelKind] = "decoder"
 
     type: Literal["clm"] = "clm"
     """The objective's name."""

@@ -8,15 +8,16 @@ from pydantic import Field
 from lumbre import distributed
 from lumbre.distributed import Stream
 from lumbre.errors import TokenizerError
+from lumbre.models import NO_TARGET
 from lumbre.tokenizer import Tokenizer
 
-from .base import NO_TARGET, Objective, ObjectiveConfig, Row
+from .base import ModelKind, Objective, ObjectiveConfig, Row
 
 
 class MlmConfig(ObjectiveConfig):
     """Predict masked tokens from both sides: an encoder's objective."""
 
-    needs_causal: ClassVar[bool] = False
+    model_kind: ClassVar[ModelKind] = "encoder"
 
     type: Literal["mlm"] = "mlm"
     """The objective's name."""

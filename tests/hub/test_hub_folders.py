@@ -20,8 +20,18 @@ FAMILIES = {
     "gpt-tiny": "GPT2LMHeadModel",
     "llama-tiny": "LlamaForCausalLM",
     "modernbert-tiny": "ModernBertForMaskedLM",
+    "roberta-base": "RobertaForMaskedLM",
+    "modernbert-base": "ModernBertForMaskedLM",
+    "llama3.2-1b": "LlamaForCausalLM",
+    "qwen3-0.6b": "Qwen3ForCausalLM",
+    "t5-small": "T5ForConditionalGeneration",
+    "t5-v1.1-small": "T5ForConditionalGeneration",
     "encoder-rotary-tiny": None,
+    "mixture-tiny": None,
+    "transformer-base": None,
 }
+SMALL = {"hidden_size": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": None, "intermediate_size": 96}
+"""What the published sizes are brought down to."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +48,10 @@ def shipped(name: str, **keys: Any) -> LanguageModel:
     config = configs.load(ModelConfig, f"configs/model/{name}.yaml", room="model")
     assert isinstance(config, TransformerConfig)
     torch.manual_seed(0)
-    model = LanguageModel(config.model_copy(update=keys).build(512))
+    small = {} if "tiny" in name else {**SMALL, "vocab_size": 512}
+    if config.num_decoder_layers:
+        small["num_decoder_layers"] = 2
+    model = LanguageModel(config.model_copy(update={**small, **keys}).build(512))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -71,7 +84,8 @@ def test_a_folder_is_read_back_as_it_was_written(name: str, dtype: torch.dtype, 
     state, found = model.state_dict(), again.state_dict()
     assert state.keys() == found.keys()
     assert all(torch.equal(state[key], found[key]) and found[key].dtype == dtype for key in state)
-    assert again.head.decoder.weight is again.trunk.embedding.weight
+    tied = again.head.decoder.weight is again.trunk.embedding.weight
+    assert tied == model.config.tied_embeddings
     assert dict(again.named_parameters()).keys() == dict(model.named_parameters()).keys()
 
 
@@ -83,7 +97,7 @@ def test_every_position_encoding_is_exported(kind: str, causal: bool, tmp_path: 
     model = shipped("encoder-rotary-tiny", position=position, causal=causal, tied_embeddings=False)
     folder = hub.save(model, None, tmp_path / "model")
     assert json.loads((folder / "config.json").read_text())["model_type"] == "lumbre"
-    assert hub.verify_export(model, folder) == 0
+    assert hub.verify_export(model, folder) <= 1e-5
 
 
 def test_special_tokens_are_stated_in_the_config(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -110,7 +124,7 @@ def test_plain_transformers_classifies_with_a_modernbert_folder(tmp_path: Path, 
     folder = hub.save(model, wordpiece, tmp_path / "model")
     encode = transformers.AutoTokenizer.from_pretrained(folder)
     batch = encode(["def load", "import the whole model"], return_tensors="pt", padding=True)
-    trunk = model.trunk(batch["input_ids"], batch["attention_mask"])
+    trunk = model.trunk(batch["input_ids"], batch["attention_mask"]).x_BTD
     logits = []
     for kernel in ("sdpa", "eager"):
         torch.manual_seed(0)
@@ -220,13 +234,13 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
         hub.load(tmp_path)
     folder = hub.save(shipped("gpt-tiny"), None, tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin: a pickle can run code.*save_pretrained"):
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: a pickle that holds more than tensors.*save_pretrained"):
         hub.load(folder)
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors: no such file"):
         hub.load(folder)
     rewrite(folder, model_type="mamba")
-    with pytest.raises(ModelError, match="'mamba'; supported are bert, gpt2, llama, lumbre, modernbert"):
+    with pytest.raises(ModelError, match="'mamba'; supported are bert, gpt2, llama, lumbre, modernbert, qwen3, rob"):
         hub.load(folder)
     rewrite(folder, model_type="lumbre", transformer={"type": "transformer", "causal": True})
     with pytest.raises(ModelError, match=r"transformer\.hidden_size: Field required"):

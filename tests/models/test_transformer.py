@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lumbre import config as configs
 from lumbre.errors import ConfigError, ModelError
-from lumbre.models import LanguageModel, ModelConfig, TransformerConfig
+from lumbre.models import NO_TARGET, LanguageModel, ModelConfig, TransformerConfig
 
 SHIPPED = sorted(Path("configs/model").glob("*.yaml"))
 
@@ -47,6 +48,10 @@ def test_every_shipped_model_is_a_valid_config(file: Path) -> None:
             "first_attention_norm",
             "with post-norm, attention's norm comes after it",
         ),
+        ({"layer_types": ["global", "local"]}, "window", "local layers, and they have no window; set it"),
+        ({"window": 4}, "window", "no layer of layer_types is local"),
+        ({"num_decoder_layers": 2, "causal": True}, "causal", "the encoder of an encoder-decoder sees both"),
+        ({"num_decoder_layers": 2, "token_types": 2}, "token_types", "an encoder-decoder has none"),
     ],
 )
 def test_what_does_not_fit_is_named_with_the_arithmetic(keys: dict[str, Any], key: str, words: str) -> None:
@@ -74,24 +79,60 @@ def test_a_sequence_beyond_the_learned_positions_names_both_lengths() -> None:
         model(torch.zeros(1, 17, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("head_transform", [False, True])
-def test_the_head_at_predicted_positions_is_the_full_head(head_transform: bool) -> None:
-    model = model_of(head_transform=head_transform, head_bias=True, norm_position="post").double()
+@pytest.mark.parametrize("keys", [{}, {"head_transform": True}, {"scaled_head": True}], ids=str)
+def test_the_loss_at_targets_is_that_of_the_full_logits(keys: dict[str, Any]) -> None:
+    model = model_of(**keys, head_bias=True, norm_position="post", init_std=0.3).double()
     input_ids = torch.randint(50, (3, 9))
-    predict = torch.rand(3, 9) < 0.3
-    full = model(input_ids)
-    some = model(input_ids, predict=predict)
-    assert some.logits.shape == (int(predict.sum()), 50)
-    torch.testing.assert_close(some.logits, full.logits[predict], rtol=1e-12, atol=1e-12)
+    labels = torch.where(torch.rand(3, 9) < 0.3, torch.randint(50, (3, 9)), NO_TARGET)
+    full, some = model(input_ids), model(input_ids, labels=labels)
+    assert some.logits.shape == (0, 50)
+    wanted = F.cross_entropy(full.logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    torch.testing.assert_close(some.loss, wanted, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(some.last_hidden_state, full.last_hidden_state)
 
 
-def test_no_predicted_position_still_reaches_every_parameter() -> None:
+def test_a_batch_without_targets_has_no_loss_and_still_reaches_every_parameter() -> None:
     model = model_of(head_transform=True, head_bias=True, token_types=2, embedding_norm=True)
-    input_ids = torch.randint(50, (2, 5))
-    output = model(input_ids, predict=torch.zeros(2, 5, dtype=torch.bool))
-    (output.logits.sum() + output.last_hidden_state.sum() * 0).backward()
+    output = model(torch.randint(50, (2, 5)), labels=torch.full((2, 5), NO_TARGET))
+    assert output.loss == 0
+    (output.loss + output.last_hidden_state.sum() * 0).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_local_layers_reach_as_far_as_the_window_and_global_ones_further() -> None:
+    for causal in (False, True):
+        for types, reach in ((["local"], 3 * 2), (["local", "global"], 20)):
+            model = model_of(causal=causal, layer_types=types, window=3, init_std=0.5).double()
+            input_ids = torch.randint(50, (1, 20))
+            changed = input_ids.clone()
+            changed[0, 10] = (changed[0, 10] + 1) % 50
+            moved = (model(input_ids).logits != model(changed).logits).any(-1)[0].nonzero()[:, 0]
+            first = 10 if causal else max(0, 10 - reach)
+            assert moved.tolist() == list(range(first, min(19, 10 + reach) + 1))
+
+
+@torch.no_grad()
+def test_local_layers_turn_by_their_own_wavelengths() -> None:
+    position = {"type": "rotary", "theta": 100.0, "local_theta": 10.0}
+    keys = {"layer_types": ["global", "local"], "window": 50, "init_std": 0.5}
+    both, ids = model_of(position=position, **keys), torch.randint(50, (2, 9))
+    alike = model_of(position={"type": "rotary", "theta": 100.0}, **keys)
+    same = model_of(position={"type": "rotary", "theta": 100.0, "local_theta": 100.0}, **keys)
+    assert not torch.equal(both(ids).logits, alike(ids).logits)
+    assert torch.equal(same(ids).logits, alike(ids).logits)
+
+
+@torch.no_grad()
+def test_normalised_queries_and_keys_do_not_feel_the_scale_of_their_weights() -> None:
+    for qk_norm in (False, True):
+        keys = {"qk_norm": qk_norm, "norm": "rmsnorm", "norm_epsilon": 1e-12}
+        model = model_of(**keys, init_std=0.5, bias=False).double()
+        ids = torch.randint(50, (2, 9))
+        before = model(ids).logits
+        for block in model.trunk.blocks:
+            block.attention.qkv.weight[: 2 * 24] *= 100
+        assert torch.allclose(before, model(ids).logits, rtol=1e-4, atol=1e-6) == qk_norm
 
 
 def test_positions_restart_at_every_document() -> None:

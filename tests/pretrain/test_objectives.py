@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from lumbre.distributed import Stream
 from lumbre.errors import TokenizerError
 from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.models import NO_TARGET
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
 from pretrain.objectives import ClmConfig, MlmConfig, ObjectiveConfig
-from pretrain.objectives.base import NO_TARGET, Row
+from pretrain.objectives.base import Row
 
 TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
 

@@ -16,7 +16,7 @@ class AlibiConfig(PositionConfig):
 
     type: Literal["alibi"] = "alibi"
 
-    def build(self, hidden_size: int, num_heads: int, head_size: int) -> "Alibi":
+    def build(self, hidden_size: int, num_heads: int, head_size: int, causal: bool) -> "Alibi":
         """Return the bias with one slope per head."""
         return Alibi(num_heads)
 
@@ -28,11 +28,11 @@ class Alibi(Position):
         super().__init__()
         self.slopes = slopes(num_heads)
 
-    def bias(self, position_ids_BT: Tensor) -> Tensor:
-        """Return bias_BNTT = -slope_N * |query's position - key's position|."""
-        distance_BTT = (position_ids_BT[:, :, None] - position_ids_BT[:, None, :]).abs()
-        slope_N = torch.tensor(self.slopes, dtype=torch.float32, device=position_ids_BT.device)
-        return -slope_N[:, None, None] * distance_BTT[:, None]
+    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor) -> Tensor:
+        """Return bias_BNQT = -slope_N * |query's position - key's position|."""
+        distance_BQT = (query_positions_BQ[:, :, None] - key_positions_BT[:, None, :]).abs()
+        slope_N = torch.tensor(self.slopes, dtype=torch.float32, device=query_positions_BQ.device)
+        return -slope_N[:, None, None] * distance_BQT[:, None]
 
 
 def slopes(num_heads: int) -> list[float]:

@@ -1,25 +1,30 @@
-"""Position encodings have three doors into a Transformer, and each encoding opens one.
+"""Position encodings have three doors into a Transformer, and each encoding opens at most one.
 
-Shapes: B batch, T time, D hidden, N heads, H head size, M any number of heads.
+Shapes: B batch, T time (Q where queries are fewer than keys), D hidden, N heads, H head size, C = H / 2.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from lumbre.config import Choice
 from lumbre.errors import Problem
 
-Rotation = Callable[[Tensor], Tensor]
-"""Turns x_BTMH, the queries or keys (or both side by side) of every head."""
+
+class Rotation(NamedTuple):
+    """The angles by which the pairs of a head are turned, the same in every head."""
+
+    cos_BT1C: Tensor
+    sin_BT1C: Tensor
 
 
 class PositionConfig(Choice):
     """How a model knows the order of its tokens."""
 
     @abstractmethod
-    def build(self, hidden_size: int, num_heads: int, head_size: int) -> "Position":
+    def build(self, hidden_size: int, num_heads: int, head_size: int, causal: bool) -> "Position":
         """Return the module; learned tables are drawn by the Transformer that holds it."""
 
     @property
@@ -39,10 +44,13 @@ class Position(nn.Module):
         """Return the embedded tokens with their positions added."""
         return x_BTD
 
-    def rotation(self, position_ids_BT: Tensor) -> Rotation | None:
-        """Return what turns queries and keys: made once per forward, used by every layer."""
+    def rotation(self, position_ids_BT: Tensor, local: bool = False) -> Rotation | None:
+        """Return what turns queries and keys, in the layers that attend locally or in the others.
+
+        Made once per forward, used by every layer of the kind.
+        """
         return None
 
-    def bias(self, position_ids_BT: Tensor) -> Tensor | None:
-        """Return what is added to the attention scores, bias_BNTT (query by key), in float32."""
+    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor) -> Tensor | None:
+        """Return what is added to the attention scores, bias_BNQT, in float32 or wider."""
         return None

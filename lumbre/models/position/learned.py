@@ -20,7 +20,7 @@ class LearnedConfig(PositionConfig):
         """Longest sequence in tokens."""
         return self.max_length
 
-    def build(self, hidden_size: int, num_heads: int, head_size: int) -> "Learned":
+    def build(self, hidden_size: int, num_heads: int, head_size: int, causal: bool) -> "Learned":
         """Return the table of max_length vectors."""
         return Learned(self.max_length, hidden_size)
 

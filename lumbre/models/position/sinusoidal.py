@@ -19,7 +19,7 @@ class SinusoidalConfig(PositionConfig):
     theta: PositiveFloat = 10_000.0
     """Base of the geometric progression of wavelengths."""
 
-    def build(self, hidden_size: int, num_heads: int, head_size: int) -> "Sinusoidal":
+    def build(self, hidden_size: int, num_heads: int, head_size: int, causal: bool) -> "Sinusoidal":
         """Return the waves for this hidden size."""
         return Sinusoidal(hidden_size, self.theta)
 

@@ -1,0 +1,41 @@
+"""How a model computes on this engine: its attention kernel, what is computed twice, what is compiled."""
+
+from typing import Any
+
+from torch import nn
+
+from lumbre.engine.base import EngineConfig
+from lumbre.errors import ConfigError, Problem
+from lumbre.models import Transformer
+
+
+def set_up(model: nn.Module, config: EngineConfig) -> None:
+    """Set the model's trunks, or a model of transformers, to what the engine's config asks for.
+
+    Raises ConfigError for what a model of transformers does not have.
+    """
+    trunks = [part for part in model.modules() if isinstance(part, Transformer)]
+    for trunk in trunks:
+        trunk.attention_kernel = config.attention_kernel
+        trunk.recompute = config.activation_checkpointing
+        if config.compile:
+            for block in trunk.blocks:
+                block.compile()
+    if not trunks:
+        _set_up_foreign(model, config)
+
+
+def _set_up_foreign(model: Any, config: EngineConfig) -> None:
+    problems = []
+    if config.attention_kernel != "auto":
+        fault = f"{type(model).__name__} is a model of transformers, with kernels of its own"
+        problems.append(Problem("engine.attention_kernel", fault, "leave it out"))
+    if config.activation_checkpointing not in ("none", 1):
+        fault = f"{type(model).__name__} is a model of transformers, which recomputes each block or none"
+        problems.append(Problem("engine.activation_checkpointing", fault, "use none or 1"))
+    if problems:
+        raise ConfigError(problems)
+    if config.activation_checkpointing == 1:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        model.compile()

@@ -1,0 +1,39 @@
+"""Starting from a Hugging Face folder: continued pretraining (Gururangan et al., 2020, arXiv:2004.10964)."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+
+from lumbre.errors import ModelError, Problem
+from lumbre.hub.auto import load, load_trunk, read_architecture
+from lumbre.models import LanguageModel, ModelConfig, TransformerConfig
+
+
+class HuggingFaceConfig(ModelConfig):
+    """The architecture and the weights of a model folder, Lumbre's own or any supported family's."""
+
+    type: Literal["huggingface"] = "huggingface"
+    path: str
+    """Folder with config.json and weights."""
+    new_head: bool = False
+    """Whether the language-model head starts afresh, as it must where the folder has none."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Report a folder that holds no model that we have."""
+        try:
+            self.architecture()
+        except ModelError as error:
+            yield Problem("path", str(error))
+
+    def architecture(self) -> TransformerConfig:
+        """Return the folder's architecture; raises ModelError where it cannot be read."""
+        return read_architecture(self.path)
+
+    @torch.no_grad()
+    def initialise(self, model: LanguageModel) -> None:
+        """Copy the folder's weights into the model; raises ModelError where they do not fit."""
+        found = load_trunk(self.path).state_dict() if self.new_head else load(self.path).state_dict()
+        target = model.trunk if self.new_head else model
+        for name, tensor in target.state_dict().items():
+            tensor.copy_(found[name])

@@ -1,0 +1,7 @@
+"""Attention: one module, the pattern of what sees what, and the kernels that compute it."""
+
+from lumbre.models.attention.kernel import Kernel, KernelName, choose
+from lumbre.models.attention.module import Attention, Cache
+from lumbre.models.attention.pattern import Pattern
+
+__all__ = ["Attention", "Cache", "Kernel", "KernelName", "Pattern", "choose"]
