@@ -99,7 +99,9 @@ def draw(results: dict[str, dict[int, float]], file: Path) -> None:
 
 def main() -> None:
     """Train, measure, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--to", type=Path, default=Path("docs/extrapolation"))
     asked = parser.parse_args()
@@ -108,7 +110,9 @@ def main() -> None:
         folder = train(kind, asked.steps)
         results[kind] = losses(folder, long_documents())
         print(f"{kind:<12}" + "".join(f"{length:>7}: {loss:.3f}" for length, loss in results[kind].items()))
-    asked.to.with_suffix(".json").write_text(json.dumps({"steps": asked.steps, "loss": results}, indent=2) + "\n")
+    asked.to.with_suffix(".json").write_text(
+        json.dumps({"steps": asked.steps, "loss": results}, indent=2) + "\n"
+    )
     draw(results, asked.to.with_suffix(".png"))
 
 

@@ -1,6 +1,5 @@
 """Let a trained model speak, through plain transformers: complete a text, answer it, or fill its masks."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,7 +118,10 @@ def _complete(speaker: Speaker, prompt: str, sampling: Sampling, console: Consol
 
 def _answer(speaker: Speaker, prompt: str, sampling: Sampling, console: Console) -> str:
     tokenizer = speaker.tokenizer
-    ids = tokenizer(prompt)["input_ids"]
+    ids, bare = tokenizer(prompt)["input_ids"], tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if ids == bare and tokenizer.eos_token_id is not None:
+        # What an encoder reads is a whole text, and this tokenizer marks no end by itself.
+        ids = [*ids, tokenizer.eos_token_id]
     _check_length(speaker, len(ids), 0)
     _check_length(speaker, 0, sampling.max_new_tokens)
     ends = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
@@ -255,7 +257,7 @@ def _shown(piece: str, style: str) -> Text:
     if piece.startswith(" "):
         text.append("·", "dim")
         piece = piece[1:]
-    return text.append(json.dumps(piece, ensure_ascii=False)[1:-1])
+    return text.append("".join(one if one.isprintable() else repr(one)[1:-1] for one in piece))
 
 
 @contextmanager

@@ -20,11 +20,13 @@ from lumbre.models import LanguageModel, TransformerConfig
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
 
 LENGTH = 48
+TEXTS = ["import json", "import torch", "def save(model, folder):", "def load(folder):"] * 2
 SHORT = Sampling(max_new_tokens=8)
 SIZES = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
 KINDS: dict[str, dict[str, Any]] = {
     "decoder": {"causal": True, "position": {"type": "learned", "max_length": LENGTH}},
     "own decoder": {"causal": True, "position": {"type": "alibi"}},
+    "decoder of words": {"causal": True, "position": {"type": "rotary"}},
     "encoder": {
         "causal": False,
         "head_transform": True,
@@ -37,10 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return run folders, each with a model of another kind."""
-    text = [Path(__file__).read_text()]
-    bpe, wordpiece = (
-        kind.model_validate({"vocab_size": 512}).build(text) for kind in (BpeConfig, WordPieceConfig)
-    )
+    bpe, wordpiece = (kind.model_validate({}).build(TEXTS) for kind in (BpeConfig, WordPieceConfig))
     tokenizers = {"encoder": wordpiece, "decoder of words": wordpiece}
     return {
         name: save(keys, tokenizers.get(name, bpe), tmp_path_factory.mktemp("run"))
@@ -53,7 +52,7 @@ def save(keys: dict[str, Any], tokenizer: Tokenizer, run: Path) -> Path:
     model = LanguageModel(TransformerConfig.model_validate(SIZES | keys).build(tokenizer.vocab_size))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.add_(torch.randn_like(parameter) * 0.2)
     folder = hub.save(model, tokenizer, run / "model")
     config = json.loads((folder / "config.json").read_text())
     if "num_decoder_layers" in keys:
@@ -109,7 +108,7 @@ def test_an_encoder_decoder_answers(folders: dict[str, Path]) -> None:
     single, text = (generate(folders["both"], ["import torch"], replace(SHORT, beams=n))[0] for n in (1, 4))
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    ids_BT = tokenizer("import torch", return_tensors="pt")["input_ids"]
+    ids_BT = torch.tensor([[*tokenizer("import torch")["input_ids"], tokenizer.eos_token_id]])
     for beams, found in ((1, single), (4, text)):
         out_BT = model.generate(ids_BT, max_new_tokens=8, num_beams=beams, do_sample=False)
         assert found == tokenizer.decode(out_BT[0], skip_special_tokens=True).strip()

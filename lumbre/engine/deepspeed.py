@@ -33,6 +33,10 @@ class DeepSpeedConfig(EngineConfig):
         if self.precision == "float64":
             remedy = "use float32 or bfloat16, or engine.type=accelerate"
             yield Problem("precision", "DeepSpeed has no float64", remedy)
+        if self.zero_stage == 3 and self.activation_checkpointing == "selective":
+            # DeepSpeed's linear map adds the bias to the product in place, and would add it twice.
+            fault = "selective keeps products, which DeepSpeed changes after the fact at stage 3"
+            yield Problem("activation_checkpointing", fault, "use 1, every block, or zero_stage 2")
         ours = self.json_config(micro_batch_size=1, gradient_clipping=1.0)
         for key in _clashes(self.deepspeed, ours):
             owner = _OWNERS.get(key.split(".")[0], "engine")

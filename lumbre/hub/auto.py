@@ -21,7 +21,7 @@ from lumbre.errors import ModelError
 from lumbre.files import explained, sync
 from lumbre.hub.base import SpecialIds, StateDictAdapter, check_names, check_shape, ids
 from lumbre.hub.bert import Bert
-from lumbre.hub.card import model_card
+from lumbre.hub.card import auto_class, model_card
 from lumbre.hub.gpt2 import Gpt2
 from lumbre.hub.llama import Llama
 from lumbre.hub.modernbert import ModernBert
@@ -74,7 +74,10 @@ def save(model: LanguageModel, tokenizer: SavableTokenizer | None, folder: str |
         config, state = adapter.to_hf_config(model.config, tokenizer), adapter.to_hf_state(model, tokenizer)
         config |= {"model_type": adapter.model_type, "architectures": [adapter.architecture]}
     else:
-        config = {"model_type": LUMBRE, "architectures": ["LanguageModel"], **ids(tokenizer)}
+        architecture = f"Lumbre{auto_class(model.config).removeprefix('AutoModel')}"
+        config = {"model_type": LUMBRE, "architectures": [architecture], **ids(tokenizer)}
+        if model.config.num_decoder_layers:
+            config["decoder_start_token_id"] = config["pad_token_id"]
         config["transformer"] = model.config.model_dump(mode="json", serialize_as_any=True)
         state = _own_state(model)
     config |= {"dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
@@ -125,7 +128,17 @@ def read_architecture(folder: str | Path) -> TransformerConfig:
     config = read_config(folder)
     if config["model_type"] == LUMBRE:
         return _own_config(folder, config)
-    return adapter_named(folder, config["model_type"]).from_hf_config(config)
+    adapter = adapter_named(folder, config["model_type"])
+    try:
+        return adapter.from_hf_config(config)
+    except ModelError:
+        raise
+    except Exception as error:
+        # The file may hold anything, and transformers checks it with errors of many kinds.
+        raise ModelError(
+            f"{folder / 'config.json'}: {adapter.architecture} cannot be made of it: {error}; "
+            "use the config.json that was saved with the weights"
+        ) from error
 
 
 def _read(folder: Path, head: bool) -> tuple[TransformerConfig, dict[str, Tensor]]:

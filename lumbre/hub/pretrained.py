@@ -22,9 +22,12 @@ class HuggingFaceConfig(ModelConfig):
     def problems(self) -> Iterator[Problem]:
         """Report a folder that holds no model that we have."""
         try:
-            self.architecture()
+            architecture = self.architecture()
         except ModelError as error:
             yield Problem("path", str(error))
+            return
+        for problem in architecture.all_problems():
+            yield Problem("path", f"{self.path}/config.json: as {problem.key}: {problem.fault}", "repair it")
 
     def architecture(self) -> TransformerConfig:
         """Return the folder's architecture; raises ModelError where it cannot be read."""

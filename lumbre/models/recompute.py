@@ -67,4 +67,7 @@ _PRODUCTS = {
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_fused_attention_overrideable",
+    "_flash_attn_varlen_forward",
+    "_varlen_attn",
+    "flex_attention",
 }

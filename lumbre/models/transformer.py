@@ -169,7 +169,7 @@ class Transformer(nn.Module):
         for kind in dict.fromkeys(self.config.layers[: len(self.blocks)]):
             window = self.config.window if kind == "local" else None
             pattern = Pattern(self.config.causal, window, queries, keys, bias, past)
-            kernel = choose(self.attention_kernel, pattern, x_BTD, T)
+            kernel = choose(self.attention_kernel, pattern, x_BTD, T, self.config.head_width)
             rotation = self.position.rotation(position_ids, local=kind == "local")
             views[kind] = View(rotation, kernel, kept_BT, memory, memory_kernel, cache)
         steps = [(block, views[kind]) for block, kind in zip(self.blocks, self.config.layers, strict=False)]

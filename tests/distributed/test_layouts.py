@@ -12,9 +12,23 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     **{f"zero{stage}": {"engine": "deepspeed", "stage": stage} for stage in range(4)},
 }
 SAVED = 6
+CHOICES: dict[str, dict[str, Any]] = {
+    "selective": {"activation_checkpointing": "selective"},
+    "every-block": {"activation_checkpointing": 1},
+    "mixture": {"model": "mixture"},
+    "encoder-decoder": {"model": "encoder-decoder"},
+}
+"""What each layout must serve beside the plain encoder."""
+SERVED = [
+    (name, choice)
+    for name in ("accelerate", "zero2", "zero3")
+    for choice in CHOICES
+    if (name, choice) != ("zero3", "selective")  # refused: see DeepSpeedConfig.problems
+]
 BFLOAT16 = {"precision": "bfloat16"}
 
 TWO_RANKS = [
+    *({"id": f"{name}-2-{choice}", **LAYOUTS[name], **CHOICES[choice]} for name, choice in SERVED),
     *({"id": f"{name}-2", **layout} for name, layout in LAYOUTS.items()),
     *(
         {"id": f"{name}-2-resumed", "from": [f"{name}-2", SAVED], **layout}
@@ -47,6 +61,10 @@ TWO_RANKS = [
 ALONE = [
     {"id": "accelerate-1", "micro": 8, **LAYOUTS["accelerate"]},
     {"id": "accelerate-1-accumulated", "micro": 1, **LAYOUTS["accelerate"]},
+    *(
+        {"id": f"accelerate-1-{choice}", "micro": 8, "engine": "accelerate", **CHOICES[choice]}
+        for choice in CHOICES
+    ),
     {"id": "zero2-1", "micro": 4, **LAYOUTS["zero2"]},
     {"id": "float64-1", "micro": 8, "precision": "float64", **LAYOUTS["accelerate"]},
     {"id": "float64-1-accumulated", "micro": 2, "precision": "float64", **LAYOUTS["accelerate"]},
@@ -69,6 +87,21 @@ def test_layout_does_not_matter(results: "Results", case: str) -> None:
     bound = 1e-5 if "zero3" in case else 1e-6
     assert results.difference(case, "accelerate-1") < bound
     assert results.difference(case, "accelerate-1", "norms", first=1) < 1e-6
+
+
+@pytest.mark.parametrize(("name", "choice"), SERVED)
+def test_layout_does_not_matter_to_recomputation_experts_and_two_stacks(
+    results: "Results", name: str, choice: str
+) -> None:
+    """Law 2 holds for what recomputes, routes, or shares one embedding three times."""
+    bound = 1e-5 if name == "zero3" else 1e-6
+    assert results.difference(f"{name}-2-{choice}", f"accelerate-1-{choice}") < bound
+
+
+@pytest.mark.parametrize("choice", ["selective", "every-block"])
+def test_recomputation_changes_no_loss(results: "Results", choice: str) -> None:
+    """What is computed twice comes out the same."""
+    assert results.difference(f"accelerate-1-{choice}", "accelerate-1") == 0
 
 
 def test_accumulation_does_not_matter_in_float64(results: "Results") -> None:

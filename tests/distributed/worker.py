@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints
@@ -23,12 +24,13 @@ from lumbre.hardware import Peak
 from lumbre.models import LanguageModel, TransformerConfig
 from lumbre.optim import AdamWConfig, LinearConfig
 from lumbre.tracking import Trackers
-from lumbre.trainer import Batch, TrainConfig, Trainer
+from lumbre.trainer import Batch, LossOutput, Term, TrainConfig, Trainer
 from pretrain.objectives.clm import Clm
 
 GLOBAL_BATCH, LENGTH, VOCABULARY = 8, 12, 61
 STEPS, SAVE_EVERY = 12, 6
 SEED = 3
+ENGINE_KEYS = ("precision", "activation_checkpointing", "compile", "attention_kernel")
 SHAPE = TransformerConfig.model_validate(
     {
         "causal": False,
@@ -43,6 +45,38 @@ SHAPE = TransformerConfig.model_validate(
         "head_bias": True,
     }
 )
+
+
+MORE: dict[str, dict[str, object]] = {
+    "encoder": {},
+    "mixture": {"mlp": {"type": "mixture_of_experts", "num_experts": 3, "shared_experts": 1}},
+    "encoder-decoder": {"num_decoder_layers": 2, "position": {"type": "relative"}},
+}
+"""The models that a case may name, by what differs from SHAPE."""
+
+
+def model_of(name: str) -> LanguageModel:
+    """Return one of the models, fresh."""
+    keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
+    return LanguageModel(TransformerConfig.model_validate(keys).build())
+
+
+class Learner(Clm):
+    """The objective; an encoder-decoder reads the batch on both sides."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
+        if not self.paired:
+            return super().loss(model, batch)
+        output = model(
+            batch["input_ids"],
+            document_ids=batch["document_ids"],
+            decoder_input_ids=batch["input_ids"].flip(1),
+            decoder_document_ids=batch["document_ids"],
+            labels=batch["labels"],
+        )
+        return LossOutput({"loss": Term(output.loss, self.counts(batch)["loss"])})
+
+    paired = False
 
 
 def global_batch(step: int) -> Batch:
@@ -108,10 +142,10 @@ class NoEvaluation:
 
 def engine_config(case: dict[str, object]) -> EngineConfig:
     """Return the engine that a case names."""
-    precision = case.get("precision", "float32")
+    keys = {"precision": "float32"} | {key: case[key] for key in ENGINE_KEYS if key in case}
     if case["engine"] == "accelerate":
-        return AccelerateConfig.model_validate({"precision": precision})
-    return DeepSpeedConfig.model_validate({"precision": precision, "zero_stage": case["stage"]})
+        return AccelerateConfig.model_validate(keys)
+    return DeepSpeedConfig.model_validate({**keys, "zero_stage": case["stage"]})
 
 
 def use(engine: Engine, micro: int) -> None:
@@ -129,7 +163,11 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     torch.manual_seed(SEED)
     micro = int(str(case.get("micro", 2)))
     optimizer = AdamWConfig(learning_rate=3e-3, weight_decay=0.1, gradient_clipping=0.5)
-    engine = engine_config(case).build(LanguageModel(SHAPE.build()), optimizer, micro)
+    model = model_of(str(case.get("model", "encoder")))
+    learner = Learner()
+    learner.paired = model.config.num_decoder_layers > 0
+    learner.attach_head(model.trunk)
+    engine = engine_config(case).build(model, optimizer, micro)
     rows = Rows()
     world = distributed.world()
     if "from" in case and world.is_main:
@@ -144,7 +182,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         schedule=LinearConfig(warmup=0.0, final_factor=1.0),
         checkpoint=CheckpointConfig(every_steps=SAVE_EVERY),
         engine=engine,
-        learner=Clm(),
+        learner=learner,
         batches=lambda start: Batches(start, micro),
         evaluator=NoEvaluation(),
         checkpoints=Checkpoints(folder / str(case["id"]), keep=100),

@@ -58,6 +58,10 @@ def test_all_problems_are_told_at_once(project: "Project") -> None:
         (["engine.zero_stage=2"], "engine.zero_stage: should be 0, got 2"),
         (["engine.type=deepspeed", "engine.precision=float64"], "DeepSpeed has no float64"),
         (
+            ["engine.type=deepspeed", "engine.zero_stage=3", "engine.activation_checkpointing=selective"],
+            "engine.activation_checkpointing: selective keeps products",
+        ),
+        (
             ["engine.type=deepspeed", "engine.deepspeed={gradient_clipping: 2}"],
             "engine.deepspeed.gradient_clipping: is set by optimizer.gradient_clipping",
         ),

@@ -171,3 +171,31 @@ def test_export_writes_the_latest_checkpoint(project: "Project") -> None:
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     json.loads((project.folder / "exported/config.json").read_text())
+
+
+def test_an_encoder_decoder_trains_resumes_and_exports_as_t5(project: "Project") -> None:
+    """Without its last checkpoint the run goes on from the one before, and repeats every loss (law 3)."""
+    import shutil
+
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    command = ["pretrain", "run.yaml", "name=t5", "train.steps=12", "objective={type: span_corruption}"]
+    command += ["tokenizer={type: bpe, vocab_size: 700, sentinels: 100}", "model=t5-mini"]
+    command += [f"model.{key}=16" for key in ("hidden_size", "head_size", "intermediate_size")]
+    command += ["model.num_heads=2", "model.num_layers=1", "model.num_decoder_layers=2"]
+    done = project.lumbre(*command)
+    assert done.returncode == 0, done.stderr
+    losses, evaluated = project.losses("t5"), evaluations(project, "t5")
+    assert min(losses[step] for step in (10, 11, 12)) < losses[1]
+    folder = project.folder / "runs/t5"
+    shutil.rmtree(folder / "checkpoints/step-00000012")
+    again = project.lumbre(*command)
+    assert again.returncode == 0, again.stderr
+    assert [row["step"] for row in project.rows("t5") if row.get("event") == "resumed"] == [6]
+    assert (project.losses("t5"), evaluations(project, "t5")) == (losses, evaluated)
+    model, tokenizer = (
+        kind.from_pretrained(folder / "model") for kind in (AutoModelForSeq2SeqLM, AutoTokenizer)
+    )
+    assert type(model).__name__ == "T5ForConditionalGeneration"
+    assert model.config.decoder_start_token_id == tokenizer.pad_token_id
+    assert len(tokenizer) == model.config.vocab_size

@@ -234,13 +234,17 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
         hub.load(tmp_path)
     folder = hub.save(shipped("gpt-tiny"), None, tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin: a pickle that holds more than tensors.*save_pretrained"):
+    with pytest.raises(
+        ModelError, match=r"pytorch_model\.bin: a pickle that holds more than tensors.*save_pretrained"
+    ):
         hub.load(folder)
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors: no such file"):
         hub.load(folder)
     rewrite(folder, model_type="mamba")
-    with pytest.raises(ModelError, match="'mamba'; supported are bert, gpt2, llama, lumbre, modernbert, qwen3, rob"):
+    with pytest.raises(
+        ModelError, match="'mamba'; supported are bert, gpt2, llama, lumbre, modernbert, qwen3, rob"
+    ):
         hub.load(folder)
     rewrite(folder, model_type="lumbre", transformer={"type": "transformer", "causal": True})
     with pytest.raises(ModelError, match=r"transformer\.hidden_size: Field required"):

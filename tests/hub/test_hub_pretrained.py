@@ -73,6 +73,11 @@ def test_our_own_folders_are_started_from_too(tmp_path: Path) -> None:
         ({"config.json": "{"}, "is not JSON"),
         ({"config.json": '{"model_type": "mamba"}'}, "model_type is 'mamba'"),
         ({"config.json": '{"model_type": "bert", "is_decoder": true}'}, "is_decoder is True"),
+        ({"config.json": '{"model_type": "bert", "hidden_size": "wide"}'}, "BertForMaskedLM cannot be made"),
+        (
+            {"config.json": '{"model_type": "bert", "hidden_size": 10, "num_attention_heads": 3}'},
+            "3 heads do not divide hidden_size 10",
+        ),
     ],
 )
 def test_a_folder_that_we_cannot_read_is_a_config_error(

@@ -128,7 +128,7 @@ def small_blocks() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(case=cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.usefixtures("small_blocks")
 def test_outputs_and_gradients_are_those_of_the_definition(name: KernelName, case: Case) -> None:
     given = case.draw()
@@ -228,8 +228,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 16])
 def test_segments_hold_no_square_of_a_row(causal: bool, window: int | None) -> None:
-    length = 1024
-    documents = pack([[60, 100, 700, 30, -4, 130] if window else [60, 100, 30, -4, 130] * 3], length)
+    length = 512
+    documents = pack([[60, 400, 30] if window else [60, 40, 30, -4] * 4], length)
     case = Case(Pattern(causal, window, documents, documents), (1, length), (2, 2))
     given = case.draw(torch.float32, head_size=4)
     sizes = {}
@@ -238,11 +238,11 @@ def test_segments_hold_no_square_of_a_row(causal: bool, window: int | None) -> N
             results(name, case, given)
         sizes[name] = largest.numel
     assert sizes["dense"] >= length * length
-    assert sizes["segments"] < length * length / 10
+    assert sizes["segments"] < length * length / 4
 
 
 @given(case=cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_flex_computes_the_definition(case: Case) -> None:
     given = case.draw()
     with mock.patch.object(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True):
@@ -283,7 +283,7 @@ def test_flex_skips_no_block_in_which_something_is_seen(
 
 @pytest.mark.parametrize("package", [True, False])
 @given(case=cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_flash_is_called_with_each_document_as_a_sequence(package: bool, case: Case) -> None:
     """The kernel itself needs a GPU: a stand-in with the signature of each provider, by the definition."""
     case = replace(case, pattern=replace(case.pattern, bias_BNQT=None))

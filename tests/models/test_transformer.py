@@ -187,8 +187,9 @@ def test_every_norm_keeps_dtype(dtype: torch.dtype, norm: str) -> None:
     assert not list(model.buffers())
 
 
-def test_autocast_runs_with_a_mask() -> None:
-    model = model_of(position={"type": "alibi"}, causal=True)
+@pytest.mark.parametrize("keys", [{}, {"qk_norm": True, "norm": "rmsnorm"}], ids=str)
+def test_autocast_runs_with_a_mask(keys: dict[str, Any]) -> None:
+    model = model_of(position={"type": "alibi"}, causal=True, **keys)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.randint(50, (2, 5)), document_ids=torch.tensor([[1, 1, 2, 2, 0]] * 2))
     assert output.logits.dtype == torch.bfloat16

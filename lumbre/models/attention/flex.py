@@ -72,7 +72,7 @@ def _triton() -> bool:
 @cache
 def _compiled() -> Any:
     # Past its limit torch falls back to the unfused reference: kinds of layers, shapes and eval need more.
-    return torch.compile(flex_attention, recompile_limit=64)
+    return torch.compile(flex_attention, recompile_limit=64)  # type: ignore[call-overload]
 
 
 def _masks(pattern: Pattern) -> list[Mask]:

@@ -95,7 +95,7 @@ class Attention(nn.Module):
                 return self._out(y_BQNH)
             k_BTKH, v_BTKH = self.key_value(memory_BTD).unflatten(-1, (2 * K, H)).chunk(2, dim=2)
         if self.query_norm is not None and self.key_norm is not None:
-            q_BQNH, k_BTKH = self.query_norm(q_BQNH), self.key_norm(k_BTKH)
+            q_BQNH, k_BTKH = _normed(self.query_norm, q_BQNH), _normed(self.key_norm, k_BTKH)
             if rotation is not None:
                 q_BQNH, k_BTKH = rotate(q_BQNH, rotation), rotate(k_BTKH, rotation)
         if cache is not None:
@@ -106,3 +106,11 @@ class Attention(nn.Module):
     def _out(self, y_BQNH: Tensor) -> Tensor:
         y_BQD: Tensor = self.output(y_BQNH.flatten(2))
         return y_BQD
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return the norm in its weight's dtype: under autocast x is narrower, and torch's kernel wants one."""
+    weight = norm.weight
+    assert isinstance(weight, Tensor)
+    y: Tensor = norm(x.to(weight.dtype))
+    return y.type_as(x)

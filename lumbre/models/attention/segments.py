@@ -58,7 +58,7 @@ class Segments:
         self, segment: Segment, q_LNH: Tensor, k_LNH: Tensor, v_LNH: Tensor, scale: float | None
     ) -> Tensor:
         if not segment.run.document:
-            return torch.zeros_like(q_LNH)
+            return torch.zeros_like(v_LNH)
         if segment.block is None:
             q, k, v = q_LNH[None], k_LNH[None], v_LNH[None]
         else:
