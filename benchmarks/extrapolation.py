@@ -1,6 +1,6 @@
 """What each position encoding does beyond the length it was trained at.
 
-    python benchmarks/extrapolation.py [--steps 1200] [--to docs/extrapolation]
+    python benchmarks/extrapolation.py [--steps 600] [--to docs/extrapolation]
 
 Trains the decoder of benchmarks/configs/extrapolation.yaml once for each encoding at 128 tokens (runs that
 are complete are not trained again) and measures it on long validation documents at 128, 256, 512 and 1,024.
@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 
 import torch
+from lumbre.pretrain.config import PretrainConfig
+from lumbre.pretrain.data.prepare import prepare
 
 from lumbre import config as configs
 from lumbre import hub
-from pretrain.config import PretrainConfig
-from pretrain.data.prepare import prepare
 
 CONFIG = Path(__file__).parent / "configs" / "extrapolation.yaml"
 TRAINED, LENGTHS = 128, (128, 256, 512, 1024)
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--to", type=Path, default=Path("docs/extrapolation"))
     asked = parser.parse_args()
     results = {}

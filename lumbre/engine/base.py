@@ -10,7 +10,7 @@ from torch import nn
 
 from lumbre.config import Choice
 from lumbre.distributed import World, world
-from lumbre.errors import LayoutError
+from lumbre.errors import LayoutError, Problem
 from lumbre.models.attention import KernelName
 from lumbre.models.recompute import Recompute
 from lumbre.optim import OptimizerConfig
@@ -96,6 +96,12 @@ class EngineConfig(Choice):
     """Whether torch.compile turns each block into generated kernels."""
     attention_kernel: KernelName = "auto"
     """What computes attention; auto takes the fastest that the device and the batch allow."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Report choices that exclude each other."""
+        if self.compile and self.activation_checkpointing == "selective":
+            fault = "with compile: true the compiler itself chooses what it keeps and what it computes again"
+            yield Problem("activation_checkpointing", fault, "use none, or 1 for every block")
 
     def build(self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int) -> Engine:
         """Place the model on this process's device and return the engine."""

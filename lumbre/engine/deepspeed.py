@@ -13,8 +13,8 @@ from torch import nn
 
 from lumbre import distributed
 from lumbre.engine.base import EngineConfig, Fragment, Precision, Read, assert_layout, autocast, even_slice
-from lumbre.errors import Problem
 from lumbre.engine.compute import set_up
+from lumbre.errors import Problem
 from lumbre.optim import OptimizerConfig
 
 
@@ -29,7 +29,8 @@ class DeepSpeedConfig(EngineConfig):
     """Raw DeepSpeed JSON keys, passed through; one that Lumbre sets itself is an error."""
 
     def problems(self) -> Iterator[Problem]:
-        """Report raw keys that contradict a key of ours, and arithmetic that DeepSpeed does not have."""
+        """Report raw keys that contradict a key of ours, and what DeepSpeed does not have."""
+        yield from super().problems()
         if self.precision == "float64":
             remedy = "use float32 or bfloat16, or engine.type=accelerate"
             yield Problem("precision", "DeepSpeed has no float64", remedy)

@@ -40,6 +40,7 @@ class EncoderDecoder(nn.Module):
         decoder_attention_mask: Tensor | None = None,
         decoder_position_ids: Tensor | None = None,
         decoder_document_ids: Tensor | None = None,
+        rows_M: Tensor | None = None,
     ) -> Hidden:
         """Return the decoder's hidden states of decoder_input_ids [B, T] given input_ids [B, S].
 
@@ -53,6 +54,7 @@ class EncoderDecoder(nn.Module):
             decoder_position_ids,
             decoder_document_ids,
             memory=memory,
+            rows_M=rows_M,
         )
         return Hidden(x_BTD, balance if more is None or balance is None else balance + more)
 
@@ -65,7 +67,7 @@ class EncoderDecoder(nn.Module):
         *,
         cache: Cache | None = None,
     ) -> tuple[Memory, Tensor | None]:
-        """Return what the decoder reads of input_ids [B, S], and the balance loss of the encoder's experts."""
+        """Return what the decoder reads of input_ids [B, S], and its experts' balance loss."""
         x_BSD, balance = self.encoder(input_ids, attention_mask, position_ids, document_ids)
         if attention_mask is not None:
             kept = attention_mask != 0

@@ -18,8 +18,9 @@ def flops_per_sample(
 ) -> float:
     """Return the training FLOPs of one sample: `seq_length` tokens, and `decoder_length` of a decoder's.
 
-    `targets_per_token` is the share of positions at which the head runs: 1 for causal language models, the
-    mask probability for masked ones. An encoder-decoder's head runs on the decoder's tokens.
+    `targets_per_token` is the share of positions that predict, at which the head and the end of the last
+    block run: 1 for causal language models, the mask probability for masked ones. An encoder-decoder's head
+    runs on the decoder's tokens.
     """
     T, S = seq_length, decoder_length
     D, V = config.hidden_size, _vocab_size(config)
@@ -27,6 +28,10 @@ def flops_per_sample(
     if config.num_decoder_layers:
         block = S * (_attention(config, S) + _mlp(config)) + _cross_attention(config, S, T)
         products += config.num_decoder_layers * block
+    elif config.mixture is None:
+        # After attending, the last block goes on with the targets alone.
+        after = config.num_heads * config.head_width * D + _mlp(config)
+        products -= (1 - targets_per_token) * T * after
     head = D * V + (D * D if config.head_transform else 0)
     products += targets_per_token * (S if config.num_decoder_layers else T) * head
     return FORWARD_AND_BACKWARD * 2.0 * products

@@ -24,7 +24,7 @@ class ModelOutput(NamedTuple):
     logits: Tensor
     """logits_BTV; with labels, none of them are kept and there are 0 rows."""
     last_hidden_state: Tensor
-    """The trunk's output x_BTD, the decoder's where there are two stacks."""
+    """The trunk's output x_BTD, the decoder's where there are two stacks; with labels x_MD at targets."""
     loss: Tensor | None = None
     """With labels: the cross-entropy in nats, summed over targets."""
     balance: Tensor | None = None
@@ -90,11 +90,14 @@ class LanguageModel(nn.Module):
         """Return logits and hidden states of input_ids [B, T]; the inputs are the trunk's.
 
         `labels` (int64, -100 is no target) are aligned with what the head reads, nothing is shifted: the
-        head runs at targets alone, and the summed loss comes back in place of logits.
+        head, and of the trunk's last block what nothing else reads, run at targets alone, and the summed
+        loss comes back in place of logits.
         """
-        x_BTD, balance = self.trunk(input_ids, attention_mask, position_ids, document_ids, **others)
+        inputs = (input_ids, attention_mask, position_ids, document_ids)
         if labels is None:
+            x_BTD, balance = self.trunk(*inputs, **others)
             return ModelOutput(self.head(x_BTD), x_BTD, balance=balance)
-        target_BT = labels != NO_TARGET
-        loss = self.head(x_BTD[target_BT], labels[target_BT])
-        return ModelOutput(x_BTD.new_empty(0, self.head.decoder.out_features), x_BTD, loss, balance)
+        rows_M = (labels.flatten() != NO_TARGET).nonzero()[:, 0]
+        x_MD, balance = self.trunk(*inputs, **others, rows_M=rows_M)
+        loss = self.head(x_MD, labels.flatten()[rows_M])
+        return ModelOutput(x_MD.new_empty(0, self.head.decoder.out_features), x_MD, loss, balance)

@@ -4,7 +4,6 @@ Full recomputation is arXiv:1604.06174's; the selective form keeps the products 
 again (Korthikanti et al., 2022, arXiv:2205.05198).
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -21,8 +20,11 @@ from torch.utils.checkpoint import (
 Recompute = Literal["none", "selective"] | Annotated[int, Field(ge=1)]
 """Nothing is computed twice; all but the products; or everything inside every so many blocks."""
 
+Steps = list[tuple[nn.Module, tuple[Any, ...]]]
+"""Each block, and what it is given beside its input."""
 
-def run(steps: Sequence[tuple[nn.Module, Any]], x_BTD: Tensor, recompute: Recompute) -> tuple[Tensor, Any]:
+
+def run(steps: Steps, x_BTD: Tensor, recompute: Recompute) -> tuple[Tensor, Any]:
     """Apply each block to the last one's output with what it is given; return it and the summed balance."""
     if recompute == "none" or not torch.is_grad_enabled():
         return _apply(steps, x_BTD)
@@ -40,10 +42,10 @@ def run(steps: Sequence[tuple[nn.Module, Any]], x_BTD: Tensor, recompute: Recomp
     return x_BTD, total
 
 
-def _apply(steps: Sequence[tuple[nn.Module, Any]], x_BTD: Tensor) -> tuple[Tensor, Any]:
+def _apply(steps: Steps, x_BTD: Tensor) -> tuple[Tensor, Any]:
     total: Any = None
     for block, given in steps:
-        x_BTD, balance = block(x_BTD, given)
+        x_BTD, balance = block(x_BTD, *given)
         total = _sum(total, balance)
     return x_BTD, total
 

@@ -16,14 +16,14 @@ from lumbre.models.layers import build_norm
 from lumbre.models.mixture import MixtureConfig, MixtureOfExperts
 from lumbre.models.mlp import Mlp
 from lumbre.models.position import Rotation
-from lumbre.models.recompute import Recompute, run
+from lumbre.models.recompute import Recompute, Steps, run
 
 
 class Hidden(NamedTuple):
     """What a trunk returns."""
 
     x_BTD: Tensor
-    """Hidden states."""
+    """Hidden states; x_MD where some tokens alone were asked for."""
     balance: Tensor | None
     """The balance loss of the experts, summed over rows and layers, where there are experts."""
 
@@ -66,11 +66,22 @@ class Block(nn.Module):
         self.mlp = _mlp(config)
         self.mlp_norm = _norm(config)
 
-    def forward(self, x_BTD: Tensor, view: View) -> Hidden:
-        """Map x_BTD to the next block's input."""
+    @property
+    def narrows(self) -> bool:
+        """Whether the block can go on with some tokens alone once they have attended.
+
+        Experts share out, and cross-attention is laid out, by whole rows.
+        """
+        return self.cross_attention is None and isinstance(self.mlp, Mlp)
+
+    def forward(self, x_BTD: Tensor, view: View, rows_M: Tensor | None = None) -> Hidden:
+        """Map x_BTD to the next block's input; with `rows_M`, to x_MD of these of the B * T tokens."""
         pre = self.pre_norm
         read = self.attention_norm(x_BTD) if pre else x_BTD
-        x_BTD = x_BTD + self.attention(read, view.rotation, view.kernel, cache=view.cache, layer=self.layer)
+        y_BTD = self.attention(
+            read, view.rotation, view.kernel, cache=view.cache, layer=self.layer, rows_M=rows_M
+        )
+        x_BTD = (x_BTD if rows_M is None else x_BTD.flatten(0, 1)[rows_M]) + y_BTD
         x_BTD = x_BTD if pre else self.attention_norm(x_BTD)
         if self.cross_attention is not None and self.cross_attention_norm is not None:
             assert view.memory is not None
@@ -126,8 +137,9 @@ class Transformer(nn.Module):
         embeddings_BTD: Tensor | None = None,
         memory: Memory | None = None,
         cache: Cache | None = None,
+        rows_M: Tensor | None = None,
     ) -> Hidden:
-        """Return the hidden states of input_ids [B, T].
+        """Return the hidden states of input_ids [B, T], or x_MD of those of the B * T tokens in `rows_M`.
 
         `document_ids` (0 padding, 1.. within the row) keeps packed documents apart, and their positions
         restart unless `position_ids` says otherwise; `attention_mask` (1 keep, 0 padding) is the plain form.
@@ -166,14 +178,22 @@ class Transformer(nn.Module):
         queries = keys if keys is None or not past else keys[:, past:]
         memory_kernel = None if memory is None else self._memory_kernel(x_BTD, document_ids, memory, past)
         views = {}
-        for kind in dict.fromkeys(self.config.layers[: len(self.blocks)]):
+        kinds = self.config.layers[: len(self.blocks)]
+        for kind in dict.fromkeys(kinds):
             window = self.config.window if kind == "local" else None
             pattern = Pattern(self.config.causal, window, queries, keys, bias, past)
             kernel = choose(self.attention_kernel, pattern, x_BTD, T, self.config.head_width)
             rotation = self.position.rotation(position_ids, local=kind == "local")
             views[kind] = View(rotation, kernel, kept_BT, memory, memory_kernel, cache)
-        steps = [(block, views[kind]) for block, kind in zip(self.blocks, self.config.layers, strict=False)]
+        steps: Steps = [(block, (views[kind],)) for block, kind in zip(self.blocks, kinds, strict=True)]
+        last = self.blocks[-1]
+        if rows_M is not None and isinstance(last, Block) and last.narrows:
+            # What the last block does after attending is seen by nobody else.
+            steps[-1] = (last, (*steps[-1][1], rows_M))
+            rows_M = None
         x_BTD, balance = run(steps, x_BTD, self.recompute if self.training else "none")
+        if rows_M is not None:
+            x_BTD = x_BTD.flatten(0, 1)[rows_M]
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         return Hidden(x_BTD, balance)

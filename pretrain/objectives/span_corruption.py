@@ -1,5 +1,7 @@
-"""Span corruption: spans are left out, and predicted one after another (Raffel et al., 2019, arXiv:1910.10683,
-3.1.4), drawn as T5's code draws them (`random_spans_noise_mask`).
+"""Span corruption: restore spans that were left out of a text (Raffel et al., 2019, arXiv:1910.10683).
+
+Drawn as by `random_spans_noise_mask` of T5's code (3.1.4): kept and left-out parts take turns, a kept one
+first, and every way to cut a document so is equally likely.
 
 Shapes: T tokens of a row, S of a decoder's row, M of a document, K spans of a document.
 """
@@ -33,7 +35,7 @@ class SpanCorruptionConfig(ObjectiveConfig):
     type: Literal["span_corruption"] = "span_corruption"
     """The objective's name."""
     noise_density: float = Field(0.15, gt=0, lt=1)
-    """Share of a document's tokens that are left out; tokens that begin or end it never are."""
+    """Share of a document's tokens that are left out; its begin and end tokens never are."""
     mean_span_length: float = Field(3.0, ge=1)
     """Tokens per span; more in a document that would have more spans than there are sentinels."""
     min_document_length: int = Field(16, ge=2)
@@ -81,7 +83,7 @@ class SpanCorruption(Objective):
         self._seed = seed
         self._sentinels = np.array(tokenizer.sentinel_ids)
         self._pad = tokenizer.pad_id
-        self._begin, self._end = tokenizer.document_begin, tokenizer.document_end
+        self._end = tokenizer.document_end
 
     def sizes(self, length: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
         """Return how many tokens of documents of that many are left out, and in how many spans.
@@ -134,15 +136,15 @@ class SpanCorruption(Objective):
 
     def _corrupt(self, document: np.ndarray, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return what the encoder reads of a document, and its targets."""
-        begin = int(document[0] in self._begin)
+        # A begin token is always kept: the first part is.
         end = len(document) - int(document[-1] in self._end)
-        text_M = document[begin:end]
+        text_M = document[:end]
         if len(text_M) < self._config.min_document_length:
             return document, text_M[:0]
         left_out, spans = (int(size) for size in self.sizes(len(text_M)))
         kept_K = _ends(len(text_M) - left_out, spans, chance)
         stops_K = _ends(left_out, spans, chance)
-        starts_K = np.concatenate([[0], stops_K[:-1]])
+        starts_K = np.append(0, stops_K[:-1])
         turns_M = np.zeros(len(text_M) + 1, dtype=np.int8)
         turns_M[kept_K + starts_K] = 1
         turns_M[kept_K + stops_K] = -1
@@ -150,7 +152,7 @@ class SpanCorruption(Objective):
         sentinels_K = self._sentinels[:spans]
         source = np.insert(text_M[~noise_M], kept_K, sentinels_K)
         target = np.insert(text_M[noise_M], starts_K, sentinels_K)
-        return np.concatenate([document[:begin], source, document[end:]]), np.append(target, self._end)
+        return np.append(source, document[end:]), np.append(target, self._end)
 
 
 def _ends(length: int, parts: int, chance: np.random.Generator) -> np.ndarray:

@@ -62,6 +62,10 @@ def test_all_problems_are_told_at_once(project: "Project") -> None:
             "engine.activation_checkpointing: selective keeps products",
         ),
         (
+            ["engine.compile=true", "engine.activation_checkpointing=selective"],
+            "engine.activation_checkpointing: with compile: true the compiler itself chooses",
+        ),
+        (
             ["engine.type=deepspeed", "engine.deepspeed={gradient_clipping: 2}"],
             "engine.deepspeed.gradient_clipping: is set by optimizer.gradient_clipping",
         ),

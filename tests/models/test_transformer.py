@@ -88,7 +88,40 @@ def test_the_loss_at_targets_is_that_of_the_full_logits(keys: dict[str, Any]) ->
     assert some.logits.shape == (0, 50)
     wanted = F.cross_entropy(full.logits.flatten(0, 1), labels.flatten(), reduction="sum")
     torch.testing.assert_close(some.loss, wanted, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(some.last_hidden_state, full.last_hidden_state)
+    at_targets = full.last_hidden_state[labels != NO_TARGET]
+    torch.testing.assert_close(some.last_hidden_state, at_targets, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"norm_position": "post", "embedding_norm": True, "head_transform": True},
+        {"causal": True, "gated_mlp": True},
+        {"mlp": {"type": "mixture_of_experts", "num_experts": 3}},
+        {"num_decoder_layers": 2},
+    ],
+    ids=str,
+)
+def test_gradients_of_the_loss_at_targets_are_those_of_the_full_logits(keys: dict[str, Any]) -> None:
+    model = model_of(**keys, init_std=0.3).double()
+    input_ids = torch.randint(50, (3, 9))
+    documents = torch.tensor([[1] * 4 + [2] * 5, [1] * 9, [1] * 6 + [0] * 3])
+    labels = torch.where((torch.rand(3, 9) < 0.4) & (documents > 0), torch.randint(50, (3, 9)), NO_TARGET)
+    inputs = {"document_ids": documents}
+    if model.config.num_decoder_layers:
+        inputs |= {"decoder_input_ids": input_ids.flip(1), "decoder_document_ids": documents}
+    found: list[list[torch.Tensor]] = []
+    for with_labels in (True, False):
+        model.zero_grad()
+        if with_labels:
+            loss = model(input_ids, **inputs, labels=labels).loss
+        else:
+            logits = model(input_ids, **inputs).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        loss.backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
 def test_a_batch_without_targets_has_no_loss_and_still_reaches_every_parameter() -> None:

@@ -16,7 +16,7 @@ from lumbre.distributed import Stream
 from lumbre.errors import TokenizerError
 from lumbre.models import NO_TARGET, LanguageModel, TransformerConfig
 from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, Tokenizer, TokenizerConfig, WordPieceConfig
-from pretrain.objectives import SpanCorruptionConfig
+from pretrain.objectives import ClmConfig, SpanCorruptionConfig
 from pretrain.objectives.base import Row
 
 TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
@@ -114,8 +114,7 @@ def test_inputs_and_targets_restore_every_document(
         source, target = noised["input_ids"][at_T], noised["labels"][at_S]
         assert np.array_equal(noised["position_ids"][at_T], np.arange(len(source)))
         assert np.array_equal(noised["decoder_position_ids"][at_S], np.arange(len(target)))
-        text = sum(token not in (*begin, *end) for token in document)
-        if text < config.min_document_length:
+        if len(document) - (document[-1] in end) < config.min_document_length:
             assert np.array_equal(source, document)
             assert not len(target)
             continue
@@ -215,6 +214,9 @@ def test_noise_is_a_function_of_seed_and_sample(sample: int, seed: int) -> None:
         config.build(BPE, seed).apply(row, sample, Stream.EVALUATION_NOISE),
     ):
         assert not np.array_equal(one["labels"], other["labels"])
+    twins = config.build(BPE, seed).apply(packed([row["input_ids"]] * 2), sample)
+    first, second = (twins["labels"][twins["decoder_document_ids"] == number] for number in (1, 2))
+    assert not np.array_equal(first, second)
 
 
 @settings(max_examples=40, deadline=None)
@@ -283,6 +285,10 @@ def test_flops_are_told_the_lengths_and_targets_of_a_row_of_one_document(length:
     seq_length, decoder_length, share = objective.lengths(length)
     assert (len(noised["input_ids"]), len(noised["labels"])) == (seq_length, decoder_length)
     assert share * decoder_length == pytest.approx((noised["labels"] != NO_TARGET).sum())
+
+
+def test_one_stack_has_no_decoder_length() -> None:
+    assert ClmConfig().build(BPE, 1).lengths(64) == (64, 0, 1.0)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS[:2], ids=["wordpiece", "bpe"])

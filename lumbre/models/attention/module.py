@@ -71,10 +71,12 @@ class Attention(nn.Module):
         memory_BTD: Tensor | None = None,
         cache: Cache | None = None,
         layer: int = 0,
+        rows_M: Tensor | None = None,
     ) -> Tensor:
         """Mix tokens: those of x_BQD, or where it is given those of `memory_BTD`, an encoder's output.
 
-        `cache` holds the keys and values of the tokens before x_BQD.
+        `cache` holds the keys and values of the tokens before x_BQD. With `rows_M`, indices into the B * Q
+        queries, what comes back is y_MD of these alone.
         """
         N, K, H = self.num_heads, self.num_kv_heads, self.head_size
         if self.qkv is not None:
@@ -92,7 +94,7 @@ class Attention(nn.Module):
                 # The encoder's output does not change from one new token to the next.
                 held = cache.layers[layer]
                 y_BQNH = kernel(q_BQNH, held.keys.transpose(1, 2), held.values.transpose(1, 2), self.scale)
-                return self._out(y_BQNH)
+                return self._out(y_BQNH, rows_M)
             k_BTKH, v_BTKH = self.key_value(memory_BTD).unflatten(-1, (2 * K, H)).chunk(2, dim=2)
         if self.query_norm is not None and self.key_norm is not None:
             q_BQNH, k_BTKH = _normed(self.query_norm, q_BQNH), _normed(self.key_norm, k_BTKH)
@@ -101,11 +103,12 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKTH, v_BKTH = cache.update(k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2), layer)
             k_BTKH, v_BTKH = k_BKTH.transpose(1, 2), v_BKTH.transpose(1, 2)
-        return self._out(kernel(q_BQNH, k_BTKH, v_BTKH, self.scale))
+        return self._out(kernel(q_BQNH, k_BTKH, v_BTKH, self.scale), rows_M)
 
-    def _out(self, y_BQNH: Tensor) -> Tensor:
-        y_BQD: Tensor = self.output(y_BQNH.flatten(2))
-        return y_BQD
+    def _out(self, y_BQNH: Tensor, rows_M: Tensor | None) -> Tensor:
+        heads = y_BQNH.flatten(2)
+        out: Tensor = self.output(heads if rows_M is None else heads.flatten(0, 1)[rows_M])
+        return out
 
 
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:

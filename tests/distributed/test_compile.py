@@ -1,0 +1,40 @@
+"""`engine.compile`: the generated kernels follow the same curve."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .conftest import Results, RunGroups
+
+MODELS = ("encoder", "mixture", "encoder-decoder")
+CASES: list[dict[str, Any]] = [
+    *({"id": model, "engine": "accelerate", "micro": 8, "model": model} for model in MODELS),
+    *(
+        {"id": f"{model}-compiled", "engine": "accelerate", "micro": 8, "model": model, "compile": True}
+        for model in MODELS
+    ),
+    {
+        "id": "encoder-recomputed-compiled",
+        "engine": "accelerate",
+        "micro": 8,
+        "compile": True,
+        "activation_checkpointing": 1,
+    },
+    {"id": "encoder-zero2-compiled", "engine": "deepspeed", "stage": 2, "micro": 8, "compile": True},
+]
+COMPILED = [case["id"] for case in CASES if case.get("compile")]
+
+
+@pytest.fixture(scope="module")
+def results(run_groups: "RunGroups") -> "Results":
+    """Run every case in one process."""
+    return run_groups({1: CASES}, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_blocks_change_no_loss(results: "Results", case: str) -> None:
+    plain = next(model for model in reversed(MODELS) if case.startswith(model))
+    assert results.difference(case, plain) < 1e-6
+    assert results.difference(case, plain, "norms") < 1e-5

@@ -1,0 +1,55 @@
+"""The road beyond a plain run: starting from a folder, experts, `lumbre` folders and what reads them."""
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .conftest import Project
+
+SHORT = ("train.steps=6", "train.eval_every=null", "checkpoint.every_steps=3")
+START = (
+    "model={type: huggingface, path: runs/unbroken/model}",
+    "tokenizer={type: file, path: runs/unbroken/model}",
+)
+
+
+def test_pretraining_goes_on_from_a_model_folder_with_its_loss(project: "Project") -> None:
+    done = project.lumbre("pretrain", "run.yaml", "name=continued", *START, *SHORT)
+    assert done.returncode == 0, done.stderr
+    fresh, trained = project.losses("unbroken"), project.losses("continued")
+    # The first loss is that of the trained weights, another part of the data's noise aside.
+    assert trained[1] < fresh[1] - 0.3
+    assert trained[1] == pytest.approx(fresh[24], abs=0.3)
+    config = json.loads((project.folder / "runs/continued/model/config.json").read_text())
+    assert config["architectures"] == ["BertForMaskedLM"]
+    again = project.lumbre("pretrain", "run.yaml", "name=continued", *START, *SHORT)
+    assert again.returncode == 0
+    assert "complete at step 6" in again.stderr
+
+
+def test_weights_of_another_vocabulary_are_refused_with_the_remedy(project: "Project") -> None:
+    done = project.lumbre("pretrain", "run.yaml", "name=refused", START[0])
+    assert done.returncode == 2
+    assert (
+        "tokenizer.type: is trained anew, and the weights of runs/unbroken/model know another" in done.stderr
+    )
+    assert "use tokenizer: {type: file, path: runs/unbroken/model}" in done.stderr
+    assert not (project.folder / "runs/refused").exists()
+
+
+def test_a_decoder_with_experts_trains_exports_and_completes(project: "Project") -> None:
+    model = "model={type: transformer, causal: true, hidden_size: 16, num_layers: 2, num_heads: 2, "
+    model += "position: {type: alibi}, mlp: {type: mixture_of_experts, num_experts: 3}}"
+    keys = ("tokenizer={type: bpe, vocab_size: 600}", "objective={type: clm}", model)
+    done = project.lumbre("pretrain", "run.yaml", "name=experts", *keys, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "largest logit difference to transformers" in done.stderr
+    rows = [row for row in project.rows("experts") if "loss" in row]
+    assert all(1 <= row["loss/balance"] < 3 for row in rows)
+    config = json.loads((project.folder / "runs/experts/model/config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("lumbre", ["LumbreForCausalLM"])
+    completed = project.lumbre("generate", "runs/experts", "--prompt", "import", "--max-new-tokens", "5")
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("import")
