@@ -1,15 +1,17 @@
 """From the index of a sample to its arrays: order, packing and noise in one pure function."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
 
+from lumbre import distributed
 from lumbre.distributed import Stream
 
 from .data.order import GlobalOrder
-from .data.pack import Row
+from .data.packing import Row, Rows
 from .data.prepare import DataConfig
-from .data.shards import PreparedData
+from .data.shards import PreparedData, SplitName
 from .objectives import Objective
 
 Sample = Callable[[int], dict[str, np.ndarray]]
@@ -20,8 +22,8 @@ def training_samples(prepared: PreparedData, data: DataConfig, objective: Object
 
     Raises DataError where the split is smaller than one row.
     """
-    rows = data.packing.build(prepared.split("train"), data.seq_length, _pad_id(prepared))
-    order = GlobalOrder(rows.num_rows, seed)
+    rows = _rows(prepared, data, "train")
+    order = GlobalOrder(rows.num_rows, seed, rows.num_windows)
 
     def sample(index: int) -> Row:
         _, row = order(index)
@@ -32,12 +34,23 @@ def training_samples(prepared: PreparedData, data: DataConfig, objective: Object
 
 def validation_samples(prepared: PreparedData, data: DataConfig, objective: Objective) -> tuple[Sample, int]:
     """Return the validation split's rows in order, noised the same way every time, and how many there are."""
-    rows = data.packing.build(prepared.split("validation"), data.seq_length, _pad_id(prepared))
+    rows = _rows(prepared, data, "validation")
 
     def sample(index: int) -> Row:
         return dict(objective.apply(rows.row(index), index, Stream.EVALUATION_NOISE))
 
     return sample, rows.num_rows
+
+
+def _rows(prepared: PreparedData, data: DataConfig, split: SplitName) -> Rows:
+    """Return a split as rows, and tell the user, once for all ranks, what the packing costs."""
+    rows = data.packing.build(prepared.split(split), data.seq_length, _pad_id(prepared))
+    if distributed.world().is_main:
+        shape = f"{rows.num_rows:,} rows of {data.seq_length:,} tokens"
+        print(
+            f"{split}: {shape}, {rows.waste:.2%} padding ({data.packing.type})", file=sys.stderr, flush=True
+        )
+    return rows
 
 
 def _pad_id(prepared: PreparedData) -> int:

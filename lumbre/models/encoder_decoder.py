@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lumbre.models.attention import Cache
 from lumbre.models.config import TransformerConfig
-from lumbre.models.transformer import Hidden, Memory, Transformer
+from lumbre.models.transformer import Hidden, Memory, Transformer, without_padding
 
 
 class EncoderDecoder(nn.Module):
@@ -69,7 +69,4 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Memory, Tensor | None]:
         """Return what the decoder reads of input_ids [B, S], and its experts' balance loss."""
         x_BSD, balance = self.encoder(input_ids, attention_mask, position_ids, document_ids)
-        if attention_mask is not None:
-            kept = attention_mask != 0
-            document_ids = kept.int() if document_ids is None else document_ids.masked_fill(~kept, 0)
-        return Memory(x_BSD, document_ids, cache), balance
+        return Memory(x_BSD, without_padding(attention_mask, document_ids), cache), balance

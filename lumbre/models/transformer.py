@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lumbre.errors import ModelError
 from lumbre.models.attention import Attention, Cache, Kernel, KernelName, Pattern, choose
-from lumbre.models.config import TransformerConfig
+from lumbre.models.config import LayerType, TransformerConfig
 from lumbre.models.init import init_weights, scale_residual_init
 from lumbre.models.layers import build_norm
 from lumbre.models.mixture import MixtureConfig, MixtureOfExperts
@@ -161,31 +161,12 @@ class Transformer(nn.Module):
             position_ids = key_positions[:, past:]
         elif not past:
             key_positions = position_ids
-        if attention_mask is not None:
-            kept = attention_mask != 0
-            document_ids = kept.int() if document_ids is None else document_ids.masked_fill(~kept, 0)
-        if self.token_type_embedding is not None:
-            types = position_ids.new_zeros(1, 1) if token_type_ids is None else token_type_ids
-            x_BTD = x_BTD + self.token_type_embedding(types)
-        x_BTD = self.position.embed(x_BTD, position_ids)
-        if self.embedding_norm is not None:
-            x_BTD = self.embedding_norm(x_BTD)
-
-        bias = self.position.bias(position_ids, key_positions)
-        kept_BT = None if document_ids is None else document_ids[:, past:] != 0
-        packed = document_ids is not None and _apart(document_ids, self.config.causal)
-        keys = document_ids if packed else None
-        queries = keys if keys is None or not past else keys[:, past:]
-        memory_kernel = None if memory is None else self._memory_kernel(x_BTD, document_ids, memory, past)
-        views = {}
-        kinds = self.config.layers[: len(self.blocks)]
-        for kind in dict.fromkeys(kinds):
-            window = self.config.window if kind == "local" else None
-            pattern = Pattern(self.config.causal, window, queries, keys, bias, past)
-            kernel = choose(self.attention_kernel, pattern, x_BTD, T, self.config.head_width)
-            rotation = self.position.rotation(position_ids, local=kind == "local")
-            views[kind] = View(rotation, kernel, kept_BT, memory, memory_kernel, cache)
-        steps: Steps = [(block, (views[kind],)) for block, kind in zip(self.blocks, kinds, strict=True)]
+        document_ids = without_padding(attention_mask, document_ids)
+        x_BTD = self._embed(x_BTD, position_ids, token_type_ids)
+        views = self._views(x_BTD, position_ids, key_positions, document_ids, past, memory, cache)
+        steps: Steps = [
+            (block, (views[kind],)) for block, kind in zip(self.blocks, self.config.layers, strict=False)
+        ]
         last = self.blocks[-1]
         if rows_M is not None and isinstance(last, Block) and last.narrows:
             # What the last block does after attending is seen by nobody else.
@@ -194,9 +175,42 @@ class Transformer(nn.Module):
         x_BTD, balance = run(steps, x_BTD, self.recompute if self.training else "none")
         if rows_M is not None:
             x_BTD = x_BTD.flatten(0, 1)[rows_M]
-        if self.final_norm is not None:
-            x_BTD = self.final_norm(x_BTD)
-        return Hidden(x_BTD, balance)
+        return Hidden(x_BTD if self.final_norm is None else self.final_norm(x_BTD), balance)
+
+    def _embed(self, x_BTD: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Add segments and positions to the tokens' embeddings."""
+        if self.token_type_embedding is not None:
+            types = position_ids.new_zeros(1, 1) if token_type_ids is None else token_type_ids
+            x_BTD = x_BTD + self.token_type_embedding(types)
+        x_BTD = self.position.embed(x_BTD, position_ids)
+        return x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD)
+
+    def _views(
+        self,
+        x_BTD: Tensor,
+        position_ids: Tensor,
+        key_positions: Tensor,
+        document_ids: Tensor | None,
+        past: int,
+        memory: Memory | None,
+        cache: Cache | None,
+    ) -> dict[LayerType, View]:
+        """Return what each kind of layer is given: made once, shared by all layers of the kind."""
+        bias = self.position.bias(position_ids, key_positions)
+        kept_BT = None if document_ids is None else document_ids[:, past:] != 0
+        packed = document_ids is not None and _apart(document_ids, self.config.causal)
+        keys = document_ids if packed else None
+        queries = keys if keys is None or not past else keys[:, past:]
+        memory_kernel = None if memory is None else self._memory_kernel(x_BTD, document_ids, memory, past)
+        views: dict[LayerType, View] = {}
+        for kind in dict.fromkeys(self.config.layers[: len(self.blocks)]):
+            window = self.config.window if kind == "local" else None
+            pattern = Pattern(self.config.causal, window, queries, keys, bias, past)
+            length = past + x_BTD.shape[1]
+            kernel = choose(self.attention_kernel, pattern, x_BTD, length, self.config.head_width)
+            rotation = self.position.rotation(position_ids, local=kind == "local")
+            views[kind] = View(rotation, kernel, kept_BT, memory, memory_kernel, cache)
+        return views
 
     def _memory_kernel(self, x_BTD: Tensor, document_ids: Tensor | None, memory: Memory, past: int) -> Kernel:
         queries = None
@@ -229,6 +243,14 @@ def _mlp(config: TransformerConfig) -> nn.Module:
     if isinstance(config.mlp, MixtureConfig):
         return MixtureOfExperts(*sizes, config.mlp)
     return Mlp(*sizes)
+
+
+def without_padding(attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor | None:
+    """Return the document of each token, 0 where the mask says padding; None where nothing is either."""
+    if attention_mask is None:
+        return document_ids
+    kept = attention_mask != 0
+    return kept.int() if document_ids is None else document_ids.masked_fill(~kept, 0)
 
 
 def _positions(length: int, device: torch.device, document_ids: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,16 +45,16 @@ class Skips:
     on_bad_document: Literal["error", "skip"]
     by_reason: dict[str, Skip] = field(default_factory=dict)
 
-    def add(self, reason: str, place: str, count: int = 1) -> None:
-        """Count documents with a fault.
+    def add(self, reason: str, place: str, hint: str = "") -> None:
+        """Count a document with a fault.
 
         Raises DataError where the config asks for it; an empty document is never an error.
         """
         if self.on_bad_document == "error" and reason != "empty":
-            remedy = "mend or remove it, or set data.on_bad_document to skip"
+            remedy = f"{hint or 'mend or remove it'}, or set data.on_bad_document to skip"
             raise DataError(f"{place}: {reason}; {remedy}")
         before = self.by_reason.get(reason, Skip(count=0, first=place))
-        self.by_reason[reason] = Skip(count=before.count + count, first=before.first)
+        self.by_reason[reason] = Skip(count=before.count + 1, first=before.first)
 
     def merge(self, others: dict[str, Skip]) -> None:
         """Add counts made elsewhere, which come later in the order of the corpus."""
@@ -116,8 +117,10 @@ class Corpus:
                 if isinstance(one, Document) and one.text.strip():
                     yield one
                 else:
-                    reason = one.reason if isinstance(one, BadDocument) else "empty"
-                    skips.add(reason, self.place(unit.source, one))
+                    fault = (
+                        one if isinstance(one, BadDocument) else BadDocument("empty", one.file, one.record)
+                    )
+                    skips.add(fault.reason, self.place(unit.source, fault), fault.hint)
 
     def sample(self, num_bytes: int, skips: Skips) -> Iterator[str]:
         """Yield about `num_bytes` of text in windows spread evenly over the corpus; all of it if it is small.
@@ -136,6 +139,8 @@ class Corpus:
 
     def _sampled(self, num_bytes: int) -> Iterator[Unit]:
         """Yield the parts to sample, each with the number of bytes to take."""
+        share = num_bytes // len(self._sources)
+        num_bytes -= share * sum(not source.has_size for source in self._sources)
         total = self.total_bytes
         windows = max(1, num_bytes // SAMPLE_WINDOW)
         starts = [index * total // windows for index in range(windows)]
@@ -148,18 +153,25 @@ class Corpus:
                     Part(file, max(start - base, 0), min(start + SAMPLE_WINDOW - base, size))
                     for start in inside
                 ]
-                taken = sum(part.end - part.start for part in parts)
-                if total <= num_bytes:
-                    yield Unit(index, (Part(file, 0, TO_THE_END),), num_bytes)
-                elif source.can_split(self._files[index][file]):
-                    yield from (Unit(index, (part,), part.end - part.start) for part in parts)
-                elif taken:
-                    yield Unit(index, (Part(file, 0, TO_THE_END),), taken)
+                path = self._files[index][file]
+                whole = Part(file, 0, TO_THE_END)
+                if not source.has_size:
+                    yield Unit(index, (whole,), share)
+                elif total <= num_bytes:
+                    yield Unit(index, (whole,), num_bytes)
+                else:
+                    taken: Counter[Part] = Counter()
+                    for part in parts:
+                        readable = source.around(path, part) if source.can_split(path) else whole
+                        taken[readable] += part.end - part.start
+                    yield from (Unit(index, (part,), quota) for part, quota in taken.items())
                 base += size
 
     def place(self, source: int, one: Document | BadDocument) -> str:
         """Return where a document stands, as a person looks for it."""
         path = self._files[source][one.file]
+        if one.record is None:
+            return str(path)
         try:
             return self._sources[source].place(path, one.record)
         except OSError:

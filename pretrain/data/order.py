@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+OPEN_WINDOWS = 16
 ROUNDS = 8
 Words = npt.NDArray[np.uint64]
 WORD = (1 << 64) - 1
@@ -67,16 +68,30 @@ class Permutation:
 
 
 class GlobalOrder:
-    """The endless stream of samples over `rows` rows: each epoch is a permutation of all of them."""
+    """The endless stream of samples over `rows` rows: each epoch is a permutation of all of them.
 
-    def __init__(self, rows: int, seed: int) -> None:
+    Where rows come in `windows` equal runs that are each made as a whole, the windows are permuted, and then
+    the rows of OPEN_WINDOWS of them at a time, so that neighbours in the stream lie in few windows.
+    """
+
+    def __init__(self, rows: int, seed: int, windows: int = 1) -> None:
         self.rows = rows
-        self._permutation = lru_cache(maxsize=4)(lambda epoch: Permutation(rows, seed, epoch))
+        self._height = rows // windows
+        self._windows = windows
+        self._open = min(windows, OPEN_WINDOWS)
+        self._permutation = lru_cache(maxsize=8)(lambda size, *counters: Permutation(size, seed, *counters))
 
     def __call__(self, sample: int) -> tuple[int, int]:
         """Return (epoch, row) of a sample of the stream."""
         epoch, index = divmod(sample, self.rows)
-        return epoch, self._permutation(epoch)(index)
+        if self._windows == self._open:
+            return epoch, self._permutation(self.rows, epoch)(index)
+        group, index = divmod(index, self._open * self._height)
+        first = group * self._open
+        size = min(self._open, self._windows - first) * self._height
+        place, row = divmod(self._permutation(size, epoch, group)(index), self._height)
+        window = self._permutation(self._windows, epoch)(first + place)
+        return epoch, window * self._height + row
 
 
 def _mix(x: int) -> int:

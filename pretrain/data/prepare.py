@@ -20,7 +20,7 @@ from .assemble import order_documents, split_documents, write_shards
 from .corpus import Corpus, Skips, Unit
 from .disk import explained, sole_process, write_whole
 from .journal import Journal
-from .pack import ConcatenateConfig, PackingConfig
+from .packing import ConcatenateConfig, PackingConfig
 from .progress import ByteProgress
 from .shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, SplitName
 from .sources import SourceConfig

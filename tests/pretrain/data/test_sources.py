@@ -26,7 +26,15 @@ def read(source, unit_bytes=1 << 20, on_bad_document="error"):
 
 
 def test_every_kind_is_registered():
-    assert sorted(SourceConfig.members) == ["jsonl", "stdlib", "text"]
+    assert sorted(SourceConfig.members) == [
+        "arrow",
+        "csv",
+        "hub",
+        "jsonl",
+        "parquet",
+        "stdlib",
+        "text",
+    ]
 
 
 @settings(deadline=None, max_examples=200)
@@ -79,7 +87,7 @@ def test_jsonl_gives_the_field_of_every_line(tmp_path, unit_bytes, name):
     texts = [f"text {index} " * (index % 7 + 1) for index in range(300)]
     raw = "\n".join(json.dumps({"id": 1, "body": text}) for text in texts).encode()
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
-    assert read(JsonlConfig(paths=[str(tmp_path)], field="body"), unit_bytes) == (texts, {})
+    assert read(JsonlConfig(paths=[str(tmp_path)], text_field="body"), unit_bytes) == (texts, {})
 
 
 def test_each_bad_line_is_counted_by_its_reason(tmp_path):
@@ -137,17 +145,18 @@ def test_each_bad_file_is_counted_by_its_reason(bad_files):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("latin1.txt", "invalid UTF-8"),
+        ("latin1.txt", "invalid UTF-8; byte 3 of the text is 0xe9: save it as UTF-8"),
         ("nul.txt", "NUL byte"),
-        ("gone.txt", "unreadable file"),
-        ("cut.txt.gz", "unreadable file"),
+        ("gone.txt", "unreadable file; No such file"),
+        ("cut.txt.gz", "unreadable file; Compressed file ended"),
+        ("not.txt.gz", "unreadable file; Not a gzipped file"),
     ],
 )
 def test_a_bad_file_is_an_error_that_names_it(bad_files, name, fault):
     for other in bad_files.iterdir():
         if other.name not in (name, "good.txt"):
             other.unlink()
-    with pytest.raises(DataError, match=rf"/{name}: {fault}; .*data\.on_bad_document"):
+    with pytest.raises(DataError, match=rf"/{name}: {fault}.*data\.on_bad_document"):
         read(TextConfig(paths=[str(bad_files)]))
 
 

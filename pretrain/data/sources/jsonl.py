@@ -1,0 +1,45 @@
+"""JSON lines: an object a line, the text in one of its fields."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from ..lines import lines_from
+from .base import BadDocument, Document, FaultError, Part, decoded, text_of
+from .files import FilesConfig, is_packed, line_of, open_unpacked, with_packed
+
+
+class JsonlConfig(FilesConfig):
+    """A JSON object a line, the text in one of its fields."""
+
+    type: Literal["jsonl"] = "jsonl"
+    text_field: str = "text"
+    """The key of the text."""
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        return with_packed(".jsonl", ".json", ".ndjson")
+
+    def can_split(self, path: Path) -> bool:
+        return not is_packed(path)
+
+    def read(self, path: Path, part: Part) -> Iterator[Document | BadDocument]:
+        with open_unpacked(path) as file:
+            for record, raw in lines_from(file, part.start, part.end):
+                if not raw.strip():
+                    continue
+                try:
+                    yield Document(text_of(_parsed(raw, record), self.text_field), part.file, record)
+                except FaultError as fault:
+                    yield fault.at(part.file, record)
+
+    def place(self, path: Path, record: int) -> str:
+        return line_of(path, record)
+
+
+def _parsed(raw: bytes, record: int) -> object:
+    try:
+        return json.loads(decoded(raw, record))
+    except (ValueError, RecursionError) as error:
+        raise FaultError("not JSON", "write one JSON object a line") from error
