@@ -52,6 +52,7 @@ def explained(path: Path) -> Iterator[None]:
         reasons = {
             errno.ENOSPC: ("the disk is full", "free some space, then run the same command again"),
             errno.EDQUOT: ("the disk quota is used up", "free some space, then run the same command again"),
+            errno.ENOENT: ("no folder can be made there", "choose another folder"),
             errno.EROFS: ("the disk is read-only", "set runs_folder to a folder that can be written"),
             errno.EACCES: ("permission denied", "set runs_folder to a folder that can be written"),
             errno.EPERM: ("permission denied", "set runs_folder to a folder that can be written"),

@@ -182,11 +182,24 @@ def _load(folder: Path) -> tuple[Speak, Speaker]:
         if speak is _fill and tokenizer.mask_token is None:
             raise ValueError("it is an encoder, and its tokenizer has no mask token")
         model, report = getattr(transformers, name).from_pretrained(
-            folder, config=config, trust_remote_code=False, output_loading_info=True
+            folder,
+            config=config,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise ValueError(f"it lacks {len(missing)} tensors, such as {missing[0]}")
+        faults = {
+            "lacks": sorted(report["missing_keys"]),
+            "holds what is no part of it:": sorted(report["unexpected_keys"]),
+            "has of another shape:": sorted(f"{key}" for key, *_ in report["mismatched_keys"]),
+        }
+        for fault, tensors in faults.items():
+            if tensors:
+                more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+                raise ValueError(f"it {fault} {tensors[0]}{more}")
+        if config.is_encoder_decoder and model.generation_config.decoder_start_token_id is None:
+            start = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+            model.generation_config.decoder_start_token_id = start
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return speak, Speaker(folder, tokenizer, model.eval().to(device))
 
@@ -222,10 +235,15 @@ def _generate(speaker: Speaker, ids: list[int], sampling: Sampling) -> list[int]
     import torch
 
     ids_BT = torch.tensor([ids], device=speaker.model.device)
+    config = speaker.model.config
+    # transformers lays a cache out by the encoder's layers.
+    deeper = getattr(config, "num_decoder_layers", None) or 0
+    uneven = config.model_type == "t5" and deeper > config.num_layers
     out_BT = speaker.model.generate(
         ids_BT,
         attention_mask=torch.ones_like(ids_BT),
         pad_token_id=speaker.tokenizer.pad_token_id,
+        **({"use_cache": False} if uneven else {}),
         **sampling.arguments(),
     )
     found: list[int] = out_BT[0].tolist()
@@ -269,7 +287,12 @@ def _explained(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{folder}: its weights are a pickle that holds more than tensors, and is not read; convert it "
+            "where you trust it, to model.safetensors"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: cannot be loaded as a language model: {_first_line(error)}; name a folder with one"
         ) from error

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from pydantic import PositiveInt
 
-from lumbre.errors import ModelError, Problem
+from lumbre.errors import ModelError, Problem, TokenizerError
 from lumbre.hub import HuggingFaceConfig
 from lumbre.models import ModelConfig, TransformerConfig
 from lumbre.run_config import RunConfig
-from lumbre.tokenizer import TokenizerConfig
+from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
 
 from .data.prepare import DataConfig
 from .objectives import ModelKind, ObjectiveConfig
@@ -54,11 +54,28 @@ class PretrainConfig(RunConfig):
         if kind != wanted:
             fault = f"objective {self.objective.type} on {DESCRIPTIONS[kind]}"
             yield Problem("model", fault, f"choose {EXAMPLES[wanted]}")
+        tokens = self._tokens()
+        if model.vocab_size is not None and tokens is not None and model.vocab_size < tokens:
+            fault = (
+                f"{model.vocab_size} embeddings are too few for the {tokens} tokens of {self.tokenizer.type}"
+            )
+            started = isinstance(self.model, HuggingFaceConfig)
+            remedy = "use the folder's own tokenizer" if started else "leave the key out"
+            yield Problem("model.path" if started else "model.vocab_size", f"{fault} tokenizer", remedy)
         if model.max_length is not None and self.data.seq_length > model.max_length:
             fault = f"{self.data.seq_length} tokens, and the model has {model.max_length} positions"
             yield Problem(
                 "data.seq_length", fault, f"at most {model.max_length}, or a larger position.max_length"
             )
+
+    def _tokens(self) -> int | None:
+        """Return how many tokens a tokenizer that exists already has."""
+        if not isinstance(self.tokenizer, FileTokenizerConfig):
+            return None
+        try:
+            return self.tokenizer.build([]).vocab_size
+        except TokenizerError:
+            return None
 
 
 def _kind(model: TransformerConfig) -> ModelKind:

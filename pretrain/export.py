@@ -9,7 +9,7 @@ from rich.console import Console
 from lumbre import config as configs
 from lumbre import distributed, hub
 from lumbre.checkpoint import Checkpoints, Reader
-from lumbre.errors import CheckpointError, DataError
+from lumbre.errors import CheckpointError, DataError, ModelError
 from lumbre.models import LanguageModel, TransformerConfig
 from lumbre.run_folder import CONFIG_FILE
 from lumbre.tokenizer import Tokenizer
@@ -52,12 +52,22 @@ def write_model(
     """Write the model folder on the main rank and verify it; other ranks (weights None) do nothing."""
     if weights is None:
         return
-    trunk = shape.build()
-    model = LanguageModel(trunk)
-    names = dict(model.named_parameters())
-    model.load_state_dict({name: tensor for name, tensor in weights.items() if name in names}, strict=False)
-    hub.save(model, tokenizer, folder)
-    difference = hub.verify_export(model, folder)
+    model = LanguageModel(shape.build())
+    names = [name for name, _ in model.named_parameters()]
+    lacking = [name for name in names if name not in weights]
+    if lacking:
+        raise CheckpointError(f"the checkpoint lacks {lacking[0]}, and {len(lacking) - 1} more")
+    # Tied tensors have a second name, which is left out.
+    model.load_state_dict({name: weights[name] for name in names}, strict=False)
+    differences: list[float] = []
+
+    def proof(fresh: Path) -> None:
+        try:
+            differences.append(hub.verify_export(model, fresh))
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(fresh), str(folder))) from error
+
+    hub.save(model, tokenizer, folder, proof=proof)
     if distributed.world().is_main:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"exported: {folder} (largest logit difference to transformers {difference:.1e})")
+        console.print(f"exported: {folder} (largest logit difference to transformers {differences[0]:.1e})")

@@ -168,7 +168,7 @@ def test_a_pickle_of_tensors_is_read_and_one_that_runs_code_is_not(
     assert generate(tmp_path, ["import"], SHORT) == generate(source, ["import"], SHORT)
     assert not (tmp_path / "samples.json").exists()
     torch.save({**weights, "more": Sampling()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be loaded as a language model"):
+    with pytest.raises(ModelError, match="a pickle that holds more than tensors"):
         generate(tmp_path, ["import"], SHORT)
 
 
@@ -190,7 +190,7 @@ def test_a_folder_without_a_language_model_is_refused(folders: dict[str, Path], 
     with pytest.raises(ModelError, match="no tokenizer that can be read"):
         generate(tmp_path, ["[MASK]"], SHORT)
     transformers.AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"it lacks 4 tensors, such as head\.dense\.bias"):
+    with pytest.raises(ModelError, match=r"it lacks head\.dense\.bias and 3 more"):
         generate(tmp_path, ["[MASK]"], SHORT)
     with pytest.raises(ModelError, match="neither a finished run nor a model folder"):
         generate(tmp_path / "none", ["[MASK]"], SHORT)

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from lumbre.engine.base import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import Transformer
+
+VARIANTS = 64
 
 
 def set_up(model: nn.Module, config: EngineConfig) -> None:
@@ -19,6 +22,8 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
         trunk.attention_kernel = config.attention_kernel
         trunk.recompute = config.activation_checkpointing
         if config.compile:
+            # Kinds of layers x masks x training or not: more variants than torch keeps by default.
+            torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
             for block in trunk.blocks:
                 block.compile()
     if not trunks:

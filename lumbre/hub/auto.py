@@ -6,11 +6,10 @@ Where no family expresses the model, its model type is `lumbre`: our config and 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +27,7 @@ from lumbre.hub.modernbert import ModernBert
 from lumbre.hub.qwen3 import Qwen3
 from lumbre.hub.roberta import Roberta
 from lumbre.hub.t5 import T5
+from lumbre.hub.weights import read_json, read_weights, tensor_names
 from lumbre.models import EncoderDecoder, LanguageModel, Transformer, TransformerConfig
 
 ADAPTERS: tuple[StateDictAdapter, ...] = (
@@ -59,11 +59,18 @@ def adapter_for(config: TransformerConfig) -> StateDictAdapter | None:
     return next((adapter for adapter in ADAPTERS if adapter.misfit(config) is None), None)
 
 
-def save(model: LanguageModel, tokenizer: SavableTokenizer | None, folder: str | Path) -> Path:
+def save(
+    model: LanguageModel,
+    tokenizer: SavableTokenizer | None,
+    folder: str | Path,
+    *,
+    proof: Callable[[Path], object] | None = None,
+) -> Path:
     """Write config.json, model.safetensors, the tokenizer and a model card; return the folder.
 
-    The folder appears whole or not at all, and an older model in its place is replaced at the end. Raises
-    ModelError when the folder holds what is no model's, or cannot be written.
+    The folder appears whole or not at all, and an older model in its place is replaced at the end, once
+    `proof` has been given the new one and has raised nothing. Raises ModelError when the folder holds what
+    is no model's, or cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -94,6 +101,8 @@ def save(model: LanguageModel, tokenizer: SavableTokenizer | None, folder: str |
         if tokenizer is not None:
             limit, types = model.config.max_length, model.config.token_types > 0
             tokenizer.save(fresh, model_max_length=limit, token_type_ids=types)
+        if proof is not None:
+            proof(fresh)
     return folder
 
 
@@ -123,31 +132,42 @@ def load_trunk(folder: str | Path) -> Transformer | EncoderDecoder:
 
 
 def read_architecture(folder: str | Path) -> TransformerConfig:
-    """Return the model of config.json, field by field; raises ModelError where we do not have it."""
+    """Return the model of a folder, field by field; raises ModelError where we do not have it."""
     folder = Path(folder)
     config = read_config(folder)
     if config["model_type"] == LUMBRE:
         return _own_config(folder, config)
     adapter = adapter_named(folder, config["model_type"])
+    for field in ("quantization_config", "pruned_heads"):
+        if config.get(field):
+            raise ModelError(
+                f"{folder / 'config.json'}: {field} is set, and is not supported here; "
+                "use the checkpoint before that was done to it"
+            )
     try:
-        return adapter.from_hf_config(config)
+        architecture = adapter.settle(adapter.from_hf_config(config), tensor_names(folder))
     except ModelError:
         raise
     except Exception as error:
         # The file may hold anything, and transformers checks it with errors of many kinds.
+        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise ModelError(
-            f"{folder / 'config.json'}: {adapter.architecture} cannot be made of it: {error}; "
+            f"{folder / 'config.json'}: {adapter.architecture} cannot be made of it: {fault}; "
             "use the config.json that was saved with the weights"
         ) from error
+    for problem in architecture.all_problems():
+        raise ModelError(f"{folder / 'config.json'}: as {problem.key}: {problem.fault}; {problem.remedy}")
+    return architecture
 
 
 def _read(folder: Path, head: bool) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    config = read_architecture(folder)
-    model_type = read_config(folder)["model_type"]
-    state = _read_weights(folder)
-    if model_type == LUMBRE:
-        return config, _check_own(config, state, head)
-    return config, adapter_named(folder, model_type).from_hf_state(config, state, head=head)
+    architecture, config = read_architecture(folder), read_config(folder)
+    state = read_weights(folder)
+    if config["model_type"] == LUMBRE:
+        return architecture, _check_own(architecture, state, head)
+    adapter = adapter_named(folder, config["model_type"])
+    adapter.check(config, state)
+    return architecture, adapter.from_hf_state(architecture, state, head=head)
 
 
 def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -162,22 +182,10 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json; raises ModelError when it is missing or no model's."""
     file = folder / "config.json"
-    config = _json(file)
+    config = read_json(file)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{file}: model_type is missing; it names the family, such as 'bert'")
     return config
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(
-            f"{file}: cannot be read: {error.strerror}; give a folder that holds config.json and "
-            "model.safetensors"
-        ) from error
-    except ValueError as error:
-        raise ModelError(f"{file}: is not JSON ({error}); export the model again") from error
 
 
 def adapter_named(folder: Path, model_type: str) -> StateDictAdapter:
@@ -215,48 +223,6 @@ def _check_own(config: TransformerConfig, state: dict[str, Tensor], head: bool) 
     check_names("the model of config.json", set(wanted), state.keys())
     for name, shape in wanted.items():
         check_shape(name, shape, state[name])
-    return state
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of model.safetensors or its shards, or else of a pickle that holds tensors alone."""
-    safe, pickled = "model.safetensors", "pytorch_model.bin"
-    for name in (safe, pickled):
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = sorted(set(_json(index)["weight_map"].values()))
-        elif (folder / name).is_file():
-            shards = [name]
-        else:
-            continue
-        state: dict[str, Tensor] = {}
-        for shard in shards:
-            # The last part alone: an index names no file outside its folder.
-            state |= _read_file(folder / Path(shard).name)
-        return state
-    raise ModelError(f"{folder / safe}: no such file; give a folder that holds the model's weights")
-
-
-def _read_file(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise ModelError(f"{file}: no such file; give a folder that holds the model's weights")
-    try:
-        if file.suffix == ".safetensors":
-            state: Any = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(
-            f"{file}: a pickle that holds more than tensors can run code, and is not read; convert it where "
-            "you trust it, with transformers' from_pretrained and save_pretrained, to model.safetensors"
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise ModelError(f"{file}: damaged or unreadable ({error}); export or download it again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{file}: holds no state dict; save the model's weights again")
     return state
 
 

@@ -4,7 +4,7 @@ An adapter lists, tensor by tensor, what ours is called and made of there; movin
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
@@ -96,6 +96,13 @@ class StateDictAdapter(ABC):
     @abstractmethod
     def from_hf_config(self, config: Mapping[str, Any]) -> TransformerConfig:
         """Return our config for a config.json; raises ModelError naming a field that we do not have."""
+
+    def check(self, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Raise ModelError where a file's tensors are not those of its config.json, and ours do not tell."""
+
+    def settle(self, config: TransformerConfig, names: Collection[str]) -> TransformerConfig:
+        """Return the config with what only the names of the file's tensors tell."""
+        return config
 
     @abstractmethod
     def entries(self, config: TransformerConfig) -> Iterator[Entry]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumbre.hub.base import Entry, SpecialIds, StateDictAdapter, checked, pad_id, unmet
+from lumbre.errors import ModelError
+from lumbre.hub.base import Entry, SpecialIds, StateDictAdapter, check_shape, checked, pad_id, unmet
 from lumbre.hub.bert import encoder_config, encoder_keys, encoder_parts, trunk_entries, unread
 from lumbre.models import LanguageModel, TransformerConfig
 from lumbre.models.position import LearnedConfig
@@ -44,6 +45,10 @@ class Roberta(StateDictAdapter):
 
         theirs = RobertaConfig(**config)
         checked("RoBERTa", theirs, {"hidden_act": "gelu"})
+        if theirs.pad_token_id is None:
+            raise ModelError(
+                "config.json of RoBERTa: pad_token_id is null, and positions begin behind it; set it"
+            )
         return encoder_config("RoBERTa", theirs, theirs.max_position_embeddings - theirs.pad_token_id - 1)
 
     def entries(self, config: TransformerConfig) -> Iterator[Entry]:
@@ -67,6 +72,15 @@ class Roberta(StateDictAdapter):
         if POSITIONS in kept and config.max_length is not None:
             kept[POSITIONS] = kept[POSITIONS][-config.max_length :]
         return kept
+
+    def check(self, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        """Refuse a table of positions that is not as long as config.json says: its end would be cut off."""
+        from transformers import RobertaConfig
+
+        theirs = RobertaConfig(**config)
+        for name in (POSITIONS, POSITIONS.removeprefix(self.prefix)):
+            if name in state:
+                check_shape(name, (theirs.max_position_embeddings, theirs.hidden_size), state[name])
 
     def to_hf_state(self, model: LanguageModel, special: SpecialIds | None = None) -> dict[str, Tensor]:
         """Return the weights under RoBERTa's names, with zeros for the positions before the first token's."""

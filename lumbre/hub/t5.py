@@ -4,7 +4,7 @@ Version 1.0 ties the head to the embedding and scales what it reads, 1.1 does ne
 them apart by `tie_word_embeddings`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +26,7 @@ from lumbre.models.position import RelativeConfig
 GATED = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
 """Activations by the names they have after `gated-`, where gelu is the approximation."""
 UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+HEAD_WEIGHT = "lm_head.weight"
 PAD_ID = 0
 """Where no tokenizer says otherwise, the published models'."""
 
@@ -47,7 +48,7 @@ class T5(StateDictAdapter):
             "gated_mlp": config.gated_mlp,
             "bias": False,
             "scaled_attention": False,
-            "scaled_head": config.tied_embeddings,
+            "scaled_head": config.tied_embeddings and config.scaled_head,
         }
         misfit = unmet(config, RelativeConfig, wanted)
         if misfit is None and config.gated_mlp and config.activation not in GATED:
@@ -75,6 +76,7 @@ class T5(StateDictAdapter):
             "feed_forward_proj": f"gated-{GATED[kind]}" if gated else HF_ACTIVATIONS[kind],
             "is_encoder_decoder": True,
             "tie_word_embeddings": config.tied_embeddings,
+            "scale_decoder_outputs": config.scaled_head,
             **ids(special),
             "pad_token_id": pad,
             "decoder_start_token_id": pad,
@@ -110,6 +112,12 @@ class T5(StateDictAdapter):
             init="t5",
         )
 
+    def settle(self, config: TransformerConfig, names: Collection[str]) -> TransformerConfig:
+        """Return the config tied or not: transformers 5 states an unscaled head as tied in any case."""
+        if config.scaled_head:
+            return config
+        return config.model_copy(update={"tied_embeddings": HEAD_WEIGHT not in names})
+
     def entries(self, config: TransformerConfig) -> Iterator[Entry]:
         """Yield the mapping of every tensor."""
         size = config.num_heads * config.head_width
@@ -142,12 +150,12 @@ class T5(StateDictAdapter):
                 yield Entry(f"{ours}.mlp_norm.weight", (f"{last}.layer_norm.weight",))
             yield Entry(f"trunk.{stack}.final_norm.weight", (f"{stack}.final_layer_norm.weight",))
         if not config.tied_embeddings:
-            yield Entry("head.decoder.weight", ("lm_head.weight",))
+            yield Entry("head.decoder.weight", (HEAD_WEIGHT,))
 
     def twins(self, config: TransformerConfig) -> dict[str, str]:
         """Return the names of the shared embedding."""
         names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
-        names += ["lm_head.weight"] if config.tied_embeddings else []
+        names += [HEAD_WEIGHT] if config.tied_embeddings else []
         return dict.fromkeys(names, "shared.weight")
 
     def clean(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Shapes: B batch, S the encoder's time, T the decoder's time, D hidden.
 
 from torch import Tensor, nn
 
+from lumbre.errors import ModelError
 from lumbre.models.attention import Cache
 from lumbre.models.config import TransformerConfig
 from lumbre.models.transformer import Hidden, Memory, Transformer, without_padding
@@ -47,6 +48,11 @@ class EncoderDecoder(nn.Module):
         The inputs of each stack are the Transformer's; document n of the decoder reads document n of the
         encoder.
         """
+        if document_ids is not None and decoder_document_ids is None:
+            raise ModelError(
+                "document_ids are given for the encoder alone, and the decoder reads by document; "
+                "give decoder_document_ids too"
+            )
         memory, balance = self.encode(input_ids, attention_mask, position_ids, document_ids)
         x_BTD, more = self.decoder(
             decoder_input_ids,

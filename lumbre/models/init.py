@@ -38,11 +38,12 @@ def init_weights(module: nn.Module, scheme: Init, std: float) -> None:
             _to_t5(part)
 
 
-def scale_residual_init(blocks: nn.Module, std: float, num_layers: int) -> None:
-    """Draw the maps into the residual stream again, smaller by sqrt(2 x num_layers), as GPT-2's (2.3)."""
+@torch.no_grad()
+def scale_residual_init(blocks: nn.Module, num_layers: int) -> None:
+    """Make the maps into the residual stream smaller by sqrt(2 x num_layers), as GPT-2's (2.3)."""
     for name, weight in blocks.named_parameters():
         if name.endswith(("attention.output.weight", ".down.weight", ".down")):
-            nn.init.normal_(weight, std=std / (2 * num_layers) ** 0.5)
+            weight.mul_((2 * num_layers) ** -0.5)
 
 
 def _draw_map(weight: Tensor, scheme: Init, std: float) -> None:

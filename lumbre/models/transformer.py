@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         self.recompute: Recompute = "none"
         init_weights(self, config.init, config.init_std)
         if config.scaled_residual_init:
-            scale_residual_init(self.blocks, config.init_std, config.num_layers)
+            scale_residual_init(self.blocks, config.num_layers)
 
     def forward(
         self,

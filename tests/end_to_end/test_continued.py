@@ -39,6 +39,13 @@ def test_weights_of_another_vocabulary_are_refused_with_the_remedy(project: "Pro
     assert not (project.folder / "runs/refused").exists()
 
 
+def test_too_few_embeddings_are_told_before_data_is_read(project: "Project") -> None:
+    done = project.lumbre("pretrain", "run.yaml", "name=few", START[1], "model.vocab_size=99", "--dry-run")
+    assert done.returncode == 2
+    assert "model.vocab_size: 99 embeddings are too few for the" in done.stderr
+    assert "leave the key out" in done.stderr
+
+
 def test_a_decoder_with_experts_trains_exports_and_completes(project: "Project") -> None:
     model = "model={type: transformer, causal: true, hidden_size: 16, num_layers: 2, num_heads: 2, "
     model += "position: {type: alibi}, mlp: {type: mixture_of_experts, num_experts: 3}}"

@@ -171,6 +171,37 @@ def test_changed_weights_do_not_pass_the_proof(tmp_path: Path) -> None:
         hub.verify_export(model, folder)
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", '{"weight_map": null}', '{"weight_map": {"a": 3}}', "{"])
+def test_a_damaged_index_is_named(text: str, tmp_path: Path) -> None:
+    folder = hub.save(shipped("gpt-tiny"), None, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ModelError, match=r"index\.json: (weight_map|is not JSON)"):
+        hub.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"", b"version https://git-lfs", bytes(900)])
+def test_a_damaged_pickle_is_called_so(content: bytes, tmp_path: Path) -> None:
+    folder = hub.save(shipped("gpt-tiny"), None, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: damaged or unreadable"):
+        hub.load(folder)
+
+
+def test_a_failed_proof_leaves_the_older_model(tmp_path: Path) -> None:
+    folder = hub.save(shipped("gpt-tiny"), None, tmp_path / "model")
+    before = (folder / "model.safetensors").read_bytes()
+
+    def refuse(fresh: Path) -> None:
+        raise ModelError(f"{fresh.name} is wrong")
+
+    with pytest.raises(ModelError, match="is wrong"):
+        hub.save(shipped("bert-tiny"), None, folder, proof=refuse)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_an_older_model_is_replaced_and_anything_else_is_kept(tmp_path: Path) -> None:
     first, second = shipped("gpt-tiny"), shipped("bert-tiny")
     folder = hub.save(first, None, tmp_path / "model")
@@ -234,9 +265,7 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
         hub.load(tmp_path)
     folder = hub.save(shipped("gpt-tiny"), None, tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(
-        ModelError, match=r"pytorch_model\.bin: a pickle that holds more than tensors.*save_pretrained"
-    ):
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: damaged or unreadable"):
         hub.load(folder)
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors: no such file"):

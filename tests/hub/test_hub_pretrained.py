@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from lumbre import config as configs
 from lumbre import hub
@@ -78,6 +79,11 @@ def test_our_own_folders_are_started_from_too(tmp_path: Path) -> None:
             {"config.json": '{"model_type": "bert", "hidden_size": 10, "num_attention_heads": 3}'},
             "3 heads do not divide hidden_size 10",
         ),
+        (
+            {"config.json": '{"model_type": "bert", "quantization_config": {"bits": 4}}'},
+            "quantization_config",
+        ),
+        ({"config.json": '{"model_type": "roberta", "pad_token_id": null}'}, "pad_token_id is null"),
     ],
 )
 def test_a_folder_that_we_cannot_read_is_a_config_error(
@@ -88,6 +94,34 @@ def test_a_folder_that_we_cannot_read_is_a_config_error(
     (problem,) = config_of(tmp_path).all_problems("model.")
     assert problem.key == "model.path"
     assert words in problem.fault
+
+
+@pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
+@torch.no_grad()
+def test_a_t5_head_is_tied_and_scaled_as_its_weights_say(kind: str, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 37, "d_model": 12, "d_kv": 4, "num_heads": 3, "d_ff": 9, "num_layers": 1}
+    for tied in (True, False):
+        config = transformers.T5Config(**sizes, feed_forward_proj=kind, tie_word_embeddings=tied)
+        theirs = transformers.T5ForConditionalGeneration(config).eval()
+        theirs.save_pretrained(tmp_path / str(tied))
+        ours = hub.load(tmp_path / str(tied)).eval()
+        ids = torch.randint(1, 37, (2, 7))
+        wanted = theirs(input_ids=ids, decoder_input_ids=ids).logits
+        torch.testing.assert_close(ours(ids, decoder_input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-5)
+        folder = hub.save(ours, None, tmp_path / "again")
+        assert hub.verify_export(ours, folder) <= 1e-4
+
+
+def test_a_table_of_positions_longer_than_stated_is_refused(tmp_path: Path) -> None:
+    theirs = transformers.RobertaForMaskedLM(transformers.RobertaConfig(vocab_size=37, **SIZES))
+    theirs.save_pretrained(tmp_path)
+    state = theirs.state_dict()
+    name = "roberta.embeddings.position_embeddings.weight"
+    state = {key: value.clone() for key, value in state.items() if "decoder" not in key}
+    state[name] = torch.cat([state[name], torch.zeros(40, 12)])
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"position_embeddings\.weight is \(552, 12\), \(512, 12\)"):
+        hub.load(tmp_path)
 
 
 def test_a_pickle_of_tensors_is_read_and_one_that_runs_code_is_not(bert: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_feature_that_we_do_not_have_is_refused_by_name(
         ("position", {"position": NoneConfig()}, ()),
         ("qk_norm", {"qk_norm": None}, ()),
         ("scaled_attention", {"scaled_attention": None}, ()),
-        ("scaled_head", {"scaled_head": None}, ()),
+        ("scaled_head", {"scaled_head": None}, (T5,)),
         ("num_decoder_layers", {"num_decoder_layers": None}, ()),
         ("token_types", {"token_types": 2}, (Bert,)),
         ("first_attention_norm", {"first_attention_norm": None}, ()),

@@ -155,12 +155,20 @@ def test_t5_makes_the_queries_of_grouped_heads_alone_smaller() -> None:
     assert_spread("keys and values", qkv[N * H :], D**-0.5)
 
 
+def test_scaled_residual_init_keeps_the_schemes_shape() -> None:
+    torch.manual_seed(0)
+    model = Model()
+    init_weights(model, "truncated_normal", STD)
+    scale_residual_init(model.blocks, num_layers=8)
+    assert model.get_parameter("blocks.0.mlp.down.weight").abs().max() <= 2 * STD / 4
+
+
 def test_scaled_residual_init_shrinks_what_writes_into_the_residual_stream_alone() -> None:
     torch.manual_seed(0)
     model = Model()
     init_weights(model, "normal", STD)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    scale_residual_init(model.blocks, STD, num_layers=8)
+    scale_residual_init(model.blocks, num_layers=8)
     shrunk = []
     for name, value in model.named_parameters():
         if torch.equal(value, before[name]):

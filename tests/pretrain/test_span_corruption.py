@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +26,6 @@ TOKENIZERS = [
 ]
 BPE = TOKENIZERS[1]
 
-Documents = list[np.ndarray]
-
 configs = st.builds(
     SpanCorruptionConfig,
     noise_density=st.floats(0.02, 0.98),
@@ -38,22 +35,20 @@ configs = st.builds(
 
 
 @st.composite
-def documents(draw: st.DrawFn, tokenizer: Tokenizer, most: int = 8) -> Documents:
+def documents(draw: st.DrawFn, tokenizer: Tokenizer, most: int = 8) -> list[np.ndarray]:
     """Draw documents of ordinary tokens, some whole and some cut from their begin or end tokens."""
     numbers = np.random.default_rng(draw(st.integers(0, 2**32)))
     ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids))
     drawn = []
     for length in draw(st.lists(st.integers(1, 70), min_size=1, max_size=most)):
-        begin, end = (part if draw(st.booleans()) else () for part in ends(tokenizer))
+        begin, end = (
+            part if draw(st.booleans()) else () for part in (tokenizer.document_begin, tokenizer.document_end)
+        )
         drawn.append(np.concatenate([begin, numbers.choice(ordinary, length), end]).astype(np.int64))
     return drawn
 
 
-def ends(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tokenizer.document_begin, tokenizer.document_end
-
-
-def packed(parts: Documents, padding: int = 0) -> Row:
+def packed(parts: list[np.ndarray], padding: int = 0) -> Row:
     """Return the row of these documents."""
     sizes = [*map(len, parts), padding]
     return {
@@ -108,7 +103,7 @@ def test_inputs_and_targets_restore_every_document(
     for key, array in noised.items():
         assert array.shape == (S if key == "labels" or key.startswith("decoder") else T,)
         assert array.dtype == (np.int32 if key.endswith("document_ids") else np.int64)
-    begin, end = ends(tokenizer)
+    begin, end = (tokenizer.document_begin, tokenizer.document_end)
     for number, document in enumerate(parts, start=1):
         at_T, at_S = noised["document_ids"] == number, noised["decoder_document_ids"] == number
         source, target = noised["input_ids"][at_T], noised["labels"][at_S]
@@ -291,31 +286,6 @@ def test_one_stack_has_no_decoder_length() -> None:
     assert ClmConfig().build(BPE, 1).lengths(64) == (64, 0, 1.0)
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS[:2], ids=["wordpiece", "bpe"])
-def test_sentinels_are_special_and_text_that_names_them_is_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    assert len(tokenizer.sentinel_ids) == 100
-    assert set(tokenizer.sentinel_ids) <= tokenizer.special_ids
-    (ids,) = tokenizer.encode_batch(["the token <extra_id_0> is text"])
-    assert not set(ids.tolist()).intersection(tokenizer.sentinel_ids)
-    tokenizer.save(tmp_path)
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    assert theirs.convert_tokens_to_ids(["<extra_id_0>", "<extra_id_99>"]) == [
-        tokenizer.sentinel_ids[0],
-        tokenizer.sentinel_ids[99],
-    ]
-    assert FileTokenizerConfig(path=str(tmp_path)).build([]).sentinel_ids == tokenizer.sentinel_ids
-
-
-def test_sentinels_of_a_file_are_found_by_name(tmp_path: Path) -> None:
-    """T5's own stand at the end of the vocabulary, the first last."""
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, "x": 2}, "x"))
-    backend.add_special_tokens(["<pad>", "</s>", *(f"<extra_id_{number}>" for number in (4, 2, 1, 0))])
-    backend.save(str(tmp_path / "tokenizer.json"))
-    assert FileTokenizerConfig(path=str(tmp_path)).build([]).sentinel_ids == (6, 5, 4)
-
-
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -377,10 +347,3 @@ def test_a_model_of_another_kind_is_refused(objective: str, model: str, expected
     with pytest.raises(ConfigError) as caught:
         load(PretrainConfig, file, arguments, room="pretrain")
     assert f"objective {objective} {expected}" in str(caught.value)
-
-
-def test_too_many_sentinels_are_refused() -> None:
-    problems: Any = list(BpeConfig(vocab_size=600, sentinels=100).problems())
-    assert [str(one) for one in problems] == [
-        "sentinels: 100 of 600 tokens leave fewer than 512; use vocab_size 612 or more"
-    ]

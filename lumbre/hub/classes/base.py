@@ -299,5 +299,7 @@ def _states(states: list[Tensor], x_BTD: Tensor) -> tuple[Tensor, ...] | None:
 
 
 def _refuse_attentions(others: dict[str, Any]) -> None:
+    if others.get("document_ids") is not None:
+        raise ValueError("packed rows are not read here: use lumbre.hub.load, or a document a row")
     if others.get("output_attentions"):
         raise ValueError("attention weights are never held here; leave output_attentions out")

@@ -45,6 +45,7 @@ class Segments:
     segments: Sequence[Segment]
     causal: bool
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, q_BQNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, scale: float | None) -> Tensor:
         """Return y_BQNH."""
         whole = q_BQNH, repeat(k_BTKH, q_BQNH.shape[2]), repeat(v_BTKH, q_BQNH.shape[2])
