@@ -9,6 +9,7 @@ from rich.console import Console
 from lumbre import distributed, hardware
 from lumbre.checkpoint import Checkpoints
 from lumbre.errors import ExitStatus
+from lumbre.hub import HuggingFaceConfig
 from lumbre.models import LanguageModel, TransformerConfig, flops_per_sample
 from lumbre.run_folder import claim, record_exit, write_config
 from lumbre.tokenizer import Tokenizer
@@ -96,6 +97,9 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer, objective: Objecti
     """Return the model with the weights that training starts from, its vocabulary the tokenizer's."""
     model = objective.attach_head(config.model.build(tokenizer.vocab_size))
     config.model.initialise(model)
+    if isinstance(config.model, HuggingFaceConfig) and (asked := config.model.left_out()):
+        listed = ", ".join(f"{key} {value:g}" for key, value in asked.items())
+        say(f"{config.model.path}: {listed}: left out, pretraining here has no dropout")
     return model
 
 

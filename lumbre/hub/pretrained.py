@@ -1,12 +1,13 @@
 """Starting from a Hugging Face folder: continued pretraining (Gururangan et al., 2020, arXiv:2004.10964)."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from lumbre.errors import ModelError, Problem
-from lumbre.hub.auto import load, load_trunk, read_architecture
+from lumbre.hub.auto import load, load_trunk, read_architecture, read_config
 from lumbre.models import LanguageModel, ModelConfig, TransformerConfig
 
 
@@ -32,6 +33,15 @@ class HuggingFaceConfig(ModelConfig):
     def architecture(self) -> TransformerConfig:
         """Return the folder's architecture; raises ModelError where it cannot be read."""
         return read_architecture(self.path)
+
+    def left_out(self) -> dict[str, float]:
+        """Return what config.json asks for in training and is left out here: every kind of dropout."""
+        config = read_config(Path(self.path))
+        return {
+            key: value
+            for key, value in config.items()
+            if ("dropout" in key or "pdrop" in key) and isinstance(value, float) and value > 0
+        }
 
     @torch.no_grad()
     def initialise(self, model: LanguageModel) -> None:

@@ -56,6 +56,11 @@ def test_a_new_head_leaves_the_trunk_as_it_was(bert: Path, tmp_path: Path) -> No
         assert model.head.decoder.weight is model.trunk.embedding.weight
 
 
+def test_dropout_that_is_left_out_is_stated(bert: Path) -> None:
+    config = config_of(bert)
+    assert config.left_out() == {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+
+
 def test_our_own_folders_are_started_from_too(tmp_path: Path) -> None:
     shipped = configs.load(ModelConfig, "configs/model/encoder-rotary-tiny.yaml", room="model")
     model = LanguageModel(shipped.build(40))
