@@ -217,11 +217,19 @@ def test_a_folder_that_cannot_classify_is_explained(
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_of_no_hugging_face_family_is_explained(
-    folders: dict[str, Path], examples: Examples
-) -> None:
-    with pytest.raises(ModelError, match="model type `lumbre`"):
-        made(folders, examples, "own")
+def test_a_folder_of_no_hugging_face_family_learns_too(folders: dict[str, Path], examples: Examples) -> None:
+    """Model type `lumbre`, whose classes are registered with transformers'."""
+    task, model = made(folders, examples, "own")
+    batch = task.collate([task.encode(example) for example in examples["train"][:8]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
+    losses = []
+    for _ in range(40):
+        term = task.loss(model, batch).terms["loss"]
+        (term.sum / term.count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(term.sum.item())
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_folder_without_a_tokenizer_is_explained(
