@@ -1,6 +1,7 @@
 """Pydantic's complaints as problems that teach."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -10,11 +11,26 @@ from lumbre.config.base import Config, suggest
 from lumbre.config.merge import config_in, member
 from lumbre.errors import Problem
 
+FORMS = ("literal[", "constrained-")
+"""How pydantic names a form of a value in an error's place."""
+
 
 def explain(kind: type[Config], tree: Mapping[str, Any], error: ValidationError) -> Iterator[Problem]:
-    """Yield a problem with key, fault and remedy for each of the validation's errors."""
-    for detail in error.errors():
-        yield _problem(kind, tree, detail)
+    """Yield a problem with key, fault and remedy for each of the validation's errors.
+
+    A value of several forms has an error for each form, which are told as one.
+    """
+    problems: dict[str, Problem] = {}
+    for number, detail in enumerate(error.errors()):
+        forms = str(detail["loc"][-1]).startswith(FORMS) if detail["loc"] else False
+        problem = _problem(kind, tree, {**detail, "loc": detail["loc"][:-1]} if forms else detail)
+        place = problem.key if forms else f"{problem.key} {number}"
+        before = problems.get(place)
+        if before is not None:
+            fault = f"{before.fault.rsplit(', got ', 1)[0]}, or {problem.fault}"
+            problem = replace(before, fault=fault)
+        problems[place] = problem
+    yield from problems.values()
 
 
 def _problem(kind: type[Config], tree: Mapping[str, Any], detail: ErrorDetails) -> Problem:

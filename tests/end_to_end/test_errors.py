@@ -62,6 +62,10 @@ def test_all_problems_are_told_at_once(project: "Project") -> None:
             "engine.activation_checkpointing: selective keeps products",
         ),
         (
+            ["engine.activation_checkpointing=full"],
+            "engine.activation_checkpointing: should be 'none' or 'selective', or should be a valid integer",
+        ),
+        (
             ["engine.compile=true", "engine.activation_checkpointing=selective"],
             "engine.activation_checkpointing: with compile: true the compiler itself chooses",
         ),
