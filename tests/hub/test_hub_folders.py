@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from lumbre import config as configs
 from lumbre import hub
 from lumbre.errors import ModelError, UserError
+from lumbre.hub.verify import _compare as compare
 from lumbre.models import LanguageModel, ModelConfig, PositionConfig, TransformerConfig
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
 
@@ -200,6 +201,18 @@ def test_a_failed_proof_leaves_the_older_model(tmp_path: Path) -> None:
         hub.save(shipped("bert-tiny"), None, folder, proof=refuse)
     assert (folder / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_a_difference_that_rounding_explains_is_let_through(tmp_path: Path) -> None:
+    """Large unscaled scores: where float32 itself is off by more than the bound, so may two models be."""
+    ours = torch.ones(3, 5)
+    theirs = ours + 5e-5
+    off = (ours.double() - 4e-5).float
+    assert compare(tmp_path, 3, ours, theirs, off) == pytest.approx(5e-5, rel=0.01)
+    with pytest.raises(ModelError, match="computes other logits"):
+        compare(tmp_path, 3, ours, theirs, ours.double)
+    with pytest.raises(ModelError, match="computes other logits"):
+        compare(tmp_path, 3, ours, ours + 9e-5, off)
 
 
 def test_an_older_model_is_replaced_and_anything_else_is_kept(tmp_path: Path) -> None:
