@@ -41,6 +41,6 @@ def _set_up_foreign(model: Any, config: EngineConfig) -> None:
     if problems:
         raise ConfigError(problems)
     if config.activation_checkpointing == 1:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if config.compile:
         model.compile()

@@ -38,3 +38,5 @@ def test_compiled_blocks_change_no_loss(results: "Results", case: str) -> None:
     plain = next(model for model in reversed(MODELS) if case.startswith(model))
     assert results.difference(case, plain) < 1e-6
     assert results.difference(case, plain, "norms") < 1e-5
+    assert results[case]["graphs"] > 0
+    assert results[plain]["graphs"] == 0

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints
@@ -194,6 +195,9 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     if case.get("used"):
         use(engine, micro)
     start = trainer.restore()
+    # What an earlier case has compiled would serve again, and nothing would be seen to be compiled.
+    torch._dynamo.reset()
+    graphs = counters["stats"]["unique_graphs"]
     trainer.fit()
     weights = engine.state_dict() or {}
     if world.is_main:
@@ -203,6 +207,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         "start": start,
         "losses": [row["loss"] for row in steps],
         "norms": [row["grad_norm"] for row in steps],
+        "graphs": counters["stats"]["unique_graphs"] - graphs,
         "engine": type(engine).__name__,
         "world": world.size,
         "device": engine.device.type,
