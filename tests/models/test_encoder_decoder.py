@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lumbre.errors import ModelError
 from lumbre.models import EncoderDecoder, LanguageModel, PositionConfig, TransformerConfig
 
 VOCABULARY = 41
@@ -162,3 +163,8 @@ def test_padding_of_the_source_changes_nothing() -> None:
     padded = model(sources, mask, decoder_input_ids=targets).logits
     alone = model(sources[:1, :5], decoder_input_ids=targets[:1]).logits
     torch.testing.assert_close(padded[:1], alone, rtol=1e-9, atol=1e-9)
+
+
+def test_documents_of_the_source_alone_are_refused() -> None:
+    with pytest.raises(ModelError, match="give decoder_document_ids too"):
+        build()(tokens(1, 4), document_ids=torch.tensor([[1, 1, 2, 2]]), decoder_input_ids=tokens(1, 3))
