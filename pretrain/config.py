@@ -10,7 +10,7 @@ from lumbre.models import ModelConfig, TransformerConfig
 from lumbre.run_config import RunConfig
 from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
 
-from .data.prepare import DataConfig
+from .data.config import DataConfig
 from .objectives import ModelKind, ObjectiveConfig
 
 DESCRIPTIONS: dict[ModelKind, str] = {

@@ -8,9 +8,9 @@ import numpy as np
 from lumbre import distributed
 from lumbre.distributed import Stream
 
+from .data.config import DataConfig
 from .data.order import GlobalOrder
 from .data.packing import Row, Rows
-from .data.prepare import DataConfig
 from .data.shards import PreparedData, SplitName
 from .objectives import Objective
 
@@ -27,7 +27,7 @@ def training_samples(prepared: PreparedData, data: DataConfig, objective: Object
 
     def sample(index: int) -> Row:
         _, row = order(index)
-        return dict(objective.apply(rows.row(row), index))
+        return dict(objective.sample(rows, row, index))
 
     return sample
 
@@ -37,7 +37,7 @@ def validation_samples(prepared: PreparedData, data: DataConfig, objective: Obje
     rows = _rows(prepared, data, "validation")
 
     def sample(index: int) -> Row:
-        return dict(objective.apply(rows.row(index), index, Stream.EVALUATION_NOISE))
+        return dict(objective.sample(rows, index, index, Stream.EVALUATION_NOISE))
 
     return sample, rows.num_rows
 

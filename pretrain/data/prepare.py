@@ -20,7 +20,6 @@ from .assemble import order_documents, split_documents, write_shards
 from .corpus import Corpus, Skips, Unit
 from .disk import explained, sole_process, write_whole
 from .journal import Journal
-from .packing import ConcatenateConfig, PackingConfig
 from .progress import ByteProgress
 from .shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, SplitName
 from .sources import SourceConfig
@@ -28,17 +27,13 @@ from .sources import SourceConfig
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class DataConfig(Config):
-    """What is trained on: raw text, how it is split, and how documents become rows."""
+class CorpusConfig(Config):
+    """Raw text: where it comes from, what of it is used, how it is split, and where its shards lie."""
 
     sources: list[SourceConfig]
     """Where the raw documents come from."""
     folder: str | None = None
     """Where the prepared data lies; by default under data/, by fingerprint."""
-    seq_length: PositiveInt = 128
-    """Tokens a row; chosen at run time, nothing is prepared anew for another."""
-    packing: PackingConfig = Field(default_factory=ConcatenateConfig)
-    """How documents become rows."""
     validation_fraction: Fraction = 0.01
     """Share of the documents that is kept for evaluation, chosen by the hash of their text."""
     test_fraction: Fraction = 0.0
@@ -70,7 +65,7 @@ class DataConfig(Config):
                 yield Problem(f"sources.{index}.{problem.key}", problem.fault, problem.remedy)
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedData:
+def prepare(data: CorpusConfig, tokenizer: TokenizerConfig) -> PreparedData:
     """Return the prepared data, made now if it is not there; every process of a run may call.
 
     One process works under a lock and the others wait for it. Work that was killed goes on where it
@@ -98,7 +93,7 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedData:
     return prepared
 
 
-def _asked(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
+def _asked(data: CorpusConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     """Return everything of the config that the prepared bytes depend on."""
     asked: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -114,7 +109,7 @@ def _asked(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     return asked
 
 
-def _is_gone(data: DataConfig) -> bool:
+def _is_gone(data: CorpusConfig) -> bool:
     return any(True for source in data.sources for _ in source.missing())
 
 
@@ -136,7 +131,7 @@ def _opened(folder: Path, asked: dict[str, Any]) -> PreparedData:
 
 def _work(
     folder: Path,
-    data: DataConfig,
+    data: CorpusConfig,
     tokenizer_config: TokenizerConfig,
     corpus: Corpus,
     asked: dict[str, Any],
@@ -178,7 +173,7 @@ def _work(
 
 
 def _tokenizer(
-    partial: Path, journal: Journal, config: TokenizerConfig, corpus: Corpus, data: DataConfig
+    partial: Path, journal: Journal, config: TokenizerConfig, corpus: Corpus, data: CorpusConfig
 ) -> Tokenizer:
     """Return the tokenizer that lies in the journal, trained now if there is none."""
     place = journal.folder / TOKENIZER
@@ -200,7 +195,7 @@ def _tokenize(
     corpus: Corpus,
     tokenizer: Tokenizer,
     dtype: np.dtype,
-    data: DataConfig,
+    data: CorpusConfig,
 ) -> Skips:
     total = Skips(data.on_bad_document)
     ready = sum(unit.size for number, unit in enumerate(units) if journal.has(number))

@@ -17,6 +17,8 @@ from lumbre.models import NO_TARGET, EncoderDecoder, LanguageModel, Transformer
 from lumbre.tokenizer import Tokenizer, TokenizerConfig
 from lumbre.trainer import Batch, LossOutput, Term
 
+from ..data.packing import Rows
+
 Row = Mapping[str, np.ndarray]
 """One sample as arrays [T]: input_ids, position_ids, document_ids; an objective adds labels, and for an
 encoder-decoder the same three of its decoder, which are the labels' length."""
@@ -45,6 +47,13 @@ class Objective(ABC):
     _balance_weight: float | None = None
     """Weight of the experts' balance loss; None where the model has no experts."""
     _layers = 0
+
+    def sample(self, rows: Rows, index: int, sample: int, stream: Stream = Stream.NOISE) -> Row:
+        """Return row `index` of `rows` as sample `sample` of the stream: a pure function of the arguments.
+
+        An objective that puts several rows together reads the others here.
+        """
+        return self.apply(rows.row(index), sample, stream)
 
     @abstractmethod
     def apply(self, row: Row, sample: int, stream: Stream = Stream.NOISE) -> Row:

@@ -12,7 +12,7 @@ from lumbre.errors import ConfigError, Problem
 from lumbre.models import ModelConfig
 from lumbre.optim import OptimizerConfig
 from pretrain.config import PretrainConfig
-from pretrain.data.prepare import DataConfig
+from pretrain.data.config import DataConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROOMS = {

@@ -18,8 +18,9 @@ from lumbre.config import dump
 from lumbre.errors import DataError
 from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, WordPieceConfig
 from pretrain.data import journal
+from pretrain.data.config import DataConfig
 from pretrain.data.disk import sole_process
-from pretrain.data.prepare import DataConfig, prepare
+from pretrain.data.prepare import prepare
 from pretrain.data.shards import PreparedData
 from pretrain.data.sources import JsonlConfig, TextConfig
 
@@ -27,7 +28,8 @@ TOKENIZER = BpeConfig(vocab_size=512)
 PROGRAM = """
 import sys, yaml
 from lumbre.tokenizer import BpeConfig
-from pretrain.data.prepare import DataConfig, prepare
+from pretrain.data.config import DataConfig
+from pretrain.data.prepare import prepare
 prepare(DataConfig(**yaml.safe_load(sys.stdin.read())), BpeConfig(vocab_size=512))
 """
 

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from lumbre.config import load
 from lumbre.errors import ConfigError, DataError
-from pretrain.data.prepare import DataConfig
+from pretrain.data.config import DataConfig
 from pretrain.data.sources import CsvConfig, JsonlConfig, TextConfig
 from tests.pretrain.data.formats import NAMES, PACK, TABLES, read, table, write, write_table
 

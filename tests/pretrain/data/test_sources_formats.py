@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from lumbre.config import dump
 from lumbre.tokenizer import FileTokenizerConfig
+from pretrain.data.config import DataConfig
 from pretrain.data.corpus import Corpus, Skips
-from pretrain.data.prepare import DataConfig, prepare
+from pretrain.data.prepare import prepare
 from pretrain.data.sources import ArrowConfig, CsvConfig, JsonlConfig, ParquetConfig, TextConfig
 from tests.pretrain.data.formats import NAMES, PLAIN, TABLES, read, write, write_table
 
@@ -122,7 +123,8 @@ for name in sys.argv[2:]:
 PREPARE = """
 import sys, yaml
 from lumbre.tokenizer import BpeConfig
-from pretrain.data.prepare import DataConfig, prepare
+from pretrain.data.config import DataConfig
+from pretrain.data.prepare import prepare
 prepare(DataConfig(**yaml.safe_load(sys.stdin.read())), BpeConfig(vocab_size=512))
 """
 
