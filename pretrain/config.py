@@ -50,10 +50,10 @@ class PretrainConfig(RunConfig):
             model = self.model.architecture()
         except ModelError:
             return
-        kind, wanted = _kind(model), self.objective.model_kind
-        if kind != wanted:
+        kind, wanted = _kind(model), self.objective.model_kinds
+        if kind not in wanted:
             fault = f"objective {self.objective.type} on {DESCRIPTIONS[kind]}"
-            yield Problem("model", fault, f"choose {EXAMPLES[wanted]}")
+            yield Problem("model", fault, f"choose {', or '.join(EXAMPLES[one] for one in wanted)}")
         tokens = self._tokens()
         if model.vocab_size is not None and tokens is not None and model.vocab_size < tokens:
             fault = (
@@ -62,11 +62,13 @@ class PretrainConfig(RunConfig):
             started = isinstance(self.model, HuggingFaceConfig)
             remedy = "use the folder's own tokenizer" if started else "leave the key out"
             yield Problem("model.path" if started else "model.vocab_size", f"{fault} tokenizer", remedy)
-        if model.max_length is not None and self.data.seq_length > model.max_length:
-            fault = f"{self.data.seq_length} tokens, and the model has {model.max_length} positions"
-            yield Problem(
-                "data.seq_length", fault, f"at most {model.max_length}, or a larger position.max_length"
-            )
+        longest = self.objective.longest(self.data.seq_length, kind)
+        if model.max_length is not None and longest > model.max_length:
+            tokens_of = f", of which {self.objective.type} makes up to {longest:,}"
+            made = tokens_of if longest > self.data.seq_length else ""
+            fault = f"{self.data.seq_length} tokens{made}, and the model has {model.max_length} positions"
+            most = self.data.seq_length * model.max_length // longest
+            yield Problem("data.seq_length", fault, f"at most {most}, or a larger position.max_length")
 
     def _tokens(self) -> int | None:
         """Return how many tokens a tokenizer that exists already has."""

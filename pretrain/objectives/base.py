@@ -42,7 +42,7 @@ class Objective(ABC):
 
     targets_per_token: float
     """Expected share of positions that have a target."""
-    inputs: ClassVar[tuple[str, ...]] = ("input_ids", "position_ids", "document_ids", "labels")
+    inputs: tuple[str, ...] = ("input_ids", "position_ids", "document_ids", "labels")
     """The arrays of a row that the model is given, by the names of its arguments."""
     _balance_weight: float | None = None
     """Weight of the experts' balance loss; None where the model has no experts."""
@@ -94,12 +94,16 @@ class Objective(ABC):
 class ObjectiveConfig(Choice):
     """What the model learns to predict."""
 
-    model_kind: ClassVar[ModelKind]
-    """What kind of model the objective trains."""
+    model_kinds: ClassVar[tuple[ModelKind, ...]]
+    """What kinds of model the objective trains."""
 
     def misfits(self, tokenizer: TokenizerConfig, seq_length: int) -> Iterator[Problem]:
         """Yield what the objective needs of the tokenizer and the rows and does not find."""
         yield from ()
+
+    def longest(self, seq_length: int, kind: ModelKind) -> int:
+        """Return the most tokens that one stack of the model reads of a row of `seq_length` tokens."""
+        return seq_length
 
     def build(self, tokenizer: Tokenizer, seed: int) -> Objective:
         """Return the objective; its noise is a function of (seed, sample)."""

@@ -14,7 +14,7 @@ from .base import ModelKind, Objective, ObjectiveConfig, Row
 class ClmConfig(ObjectiveConfig):
     """Predict each token from those before it: a decoder's objective."""
 
-    model_kind: ClassVar[ModelKind] = "decoder"
+    model_kinds: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
 
     type: Literal["clm"] = "clm"
     """The objective's name."""

@@ -17,7 +17,7 @@ from .base import ModelKind, Objective, ObjectiveConfig, Row
 class MlmConfig(ObjectiveConfig):
     """Predict masked tokens from both sides: an encoder's objective."""
 
-    model_kind: ClassVar[ModelKind] = "encoder"
+    model_kinds: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
 
     type: Literal["mlm"] = "mlm"
     """The objective's name."""

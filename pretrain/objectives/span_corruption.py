@@ -30,7 +30,7 @@ class SpanCorruptionConfig(ObjectiveConfig):
     predicted is "<extra_id_0> for inviting <extra_id_1> party", then the end token.
     """
 
-    model_kind: ClassVar[ModelKind] = "encoder-decoder"
+    model_kinds: ClassVar[tuple[ModelKind, ...]] = ("encoder-decoder",)
 
     type: Literal["span_corruption"] = "span_corruption"
     """The objective's name."""
@@ -70,7 +70,7 @@ class SpanCorruptionConfig(ObjectiveConfig):
 class SpanCorruption(Objective):
     """Each document of a row is corrupted by itself, and document n of the decoder restores document n."""
 
-    inputs: ClassVar[tuple[str, ...]] = (
+    inputs: tuple[str, ...] = (
         *Objective.inputs,
         "decoder_input_ids",
         "decoder_position_ids",

@@ -94,10 +94,11 @@ def test_the_loss_is_the_summed_cross_entropy(tokenizer: Tokenizer, kind: str, d
     """The head at targets alone gives the loss that full logits give (reference: torch, all positions)."""
     config = ObjectiveConfig.members[kind]()
     objective = config.build(tokenizer, 1)  # type: ignore[attr-defined]
+    model_kind = config.model_kinds[0]  # type: ignore[attr-defined]
     shape = TransformerConfig.model_validate(
         {
-            "causal": config.model_kind == "decoder",  # type: ignore[attr-defined]
-            "num_decoder_layers": int(config.model_kind == "encoder-decoder"),  # type: ignore[attr-defined]
+            "causal": model_kind == "decoder",
+            "num_decoder_layers": int(model_kind == "encoder-decoder"),
             "hidden_size": 16,
             "num_layers": 1,
             "num_heads": 2,
@@ -114,7 +115,7 @@ def test_the_loss_is_the_summed_cross_entropy(tokenizer: Tokenizer, kind: str, d
         float(expected.detach()), rel=1e-5 if dtype == torch.float32 else 2e-2
     )
     assert objective.counts(batch) == {"loss": term.count}
-    if config.model_kind != "encoder-decoder":  # type: ignore[attr-defined]
+    if model_kind != "encoder-decoder":
         assert objective.tokens(batch) == 3 * 60
 
 
