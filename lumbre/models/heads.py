@@ -3,7 +3,7 @@
 Shapes: B batch, T time, D hidden, V vocabulary, M targets.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -29,13 +29,15 @@ class ModelOutput(NamedTuple):
     """With labels: the cross-entropy in nats, summed over targets."""
     balance: Tensor | None = None
     """The balance loss of the experts, summed over rows and layers, where there are experts."""
+    losses: Tensor | None = None
+    """With labels: the cross-entropy of each target [M], row after row; no gradient goes through it."""
 
 
 class Decoder(nn.Linear):
     """Hidden states to logits, or straight to the loss, which never holds all logits."""
 
-    def forward(self, x: Tensor, labels_M: Tensor | None = None) -> Tensor:
-        """Map [..., D] to logits [..., V]; with labels, x_MD to the summed cross-entropy."""
+    def forward(self, x: Tensor, labels_M: Tensor | None = None) -> Any:
+        """Map [..., D] to logits [..., V]; with labels, x_MD to the cross-entropy, summed and of each."""
         if labels_M is None:
             return super().forward(x)
         return linear_cross_entropy(x, self.weight, self.bias, labels_M)
@@ -57,14 +59,13 @@ class LanguageModelHead(nn.Module):
         self.decoder = Decoder(D, config.vocab_size, bias=config.head_bias)
         init_weights(self, config.init, config.init_std)
 
-    def forward(self, x: Tensor, labels_M: Tensor | None = None) -> Tensor:
-        """Map [..., D] to logits [..., V]; with labels, x_MD to the summed cross-entropy."""
+    def forward(self, x: Tensor, labels_M: Tensor | None = None) -> Any:
+        """Map [..., D] to logits [..., V]; with labels, x_MD to the cross-entropy, summed and of each."""
         if self.dense is not None and self.norm is not None:
             x = self.norm(self.activation(self.dense(x)))
         if self.scale != 1.0:
             x = x * self.scale
-        out: Tensor = self.decoder(x, labels_M)
-        return out
+        return self.decoder(x, labels_M)
 
 
 class LanguageModel(nn.Module):
@@ -99,5 +100,5 @@ class LanguageModel(nn.Module):
             return ModelOutput(self.head(x_BTD), x_BTD, balance=balance)
         rows_M = (labels.flatten() != NO_TARGET).nonzero()[:, 0]
         x_MD, balance = self.trunk(*inputs, **others, rows_M=rows_M)
-        loss = self.head(x_MD, labels.flatten()[rows_M])
-        return ModelOutput(x_MD.new_empty(0, self.head.decoder.out_features), x_MD, loss, balance)
+        loss, losses_M = self.head(x_MD, labels.flatten()[rows_M])
+        return ModelOutput(x_MD.new_empty(0, self.head.decoder.out_features), x_MD, loss, balance, losses_M)

@@ -21,16 +21,18 @@ def linear_cross_entropy(
     labels_M: Tensor,
     *,
     logits_at_once: int = LOGITS_AT_ONCE,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy in nats of the logits x W^T + b, summed over targets in float32 at least.
+
+    Beside it that of each target [M], through which no gradient goes.
 
     The gradients are computed along with the loss, and scaled in place by its backward, which can run once.
     Under autocast the products are in its dtype, softmax and the sum of the weight's gradient in float32.
     """
-    total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    total, losses_M = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         x_MD, weight_VD, bias_V, labels_M, logits_at_once, torch.is_grad_enabled()
     )
-    return total
+    return total, losses_M
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -43,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels_M: Tensor,
         logits_at_once: int,
         differentiable: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         needs_x, needs_weight, needs_bias = (differentiable and need for need in ctx.needs_input_grad[:3])
         (M, D), V = x_MD.shape, len(weight_VD)
         x_dtype, dtype = x_MD.dtype, _product_dtype(x_MD)
@@ -81,11 +83,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
         grad_x_MD = None if grad_x_MD is None else grad_x_MD.to(x_dtype)
         ctx.save_for_backward(grad_x_MD, grad_weight_VD, grad_bias_V)
-        return losses_M1.sum()
+        losses_M = losses_M1[:, 0]
+        ctx.mark_non_differentiable(losses_M)
+        return losses_M.sum(), losses_M
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients = (gradient if gradient is None else gradient.mul_(scale) for gradient in ctx.saved_tensors)
         return *gradients, None, None, None
 

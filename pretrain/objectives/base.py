@@ -5,9 +5,10 @@ Shapes: B batch, T time, M targets, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from lumbre.config import Choice
@@ -44,6 +45,8 @@ class Objective(ABC):
     """Expected share of positions that have a target."""
     inputs: tuple[str, ...] = ("input_ids", "position_ids", "document_ids", "labels")
     """The arrays of a row that the model is given, by the names of its arguments."""
+    sources: tuple[str, ...] = ()
+    """The sets of a mixture, in the order of the numbers in batch["source"]; each one's loss is reported."""
     _balance_weight: float | None = None
     """Weight of the experts' balance loss; None where the model has no experts."""
     _layers = 0
@@ -71,24 +74,43 @@ class Objective(ABC):
         return LanguageModel(trunk)
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Return the number of targets, and with experts that of rows times layers."""
-        counts = {"loss": float((batch["labels"] != NO_TARGET).sum())}
+        """Return the number of targets, with experts that of rows times layers, and each source's targets."""
+        targets_B = (batch["labels"] != NO_TARGET).sum(dim=1)
+        counts = {"loss": float(targets_B.sum())}
         if self._balance_weight is not None:
             counts["balance"] = float(len(batch["labels"]) * self._layers)
-        return counts
+        return counts | self._by_source(batch, targets_B)
 
     def tokens(self, batch: Batch) -> int:
         """Return the number of tokens, padding not counted."""
         return int((batch["document_ids"] != 0).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """Return the cross-entropy in nats, summed over targets, and the experts' balance loss."""
+        """Return the cross-entropy in nats, summed over targets, the experts' balance loss, and each source's
+        cross-entropy, which adds nothing to the gradient."""
         output = model(**{name: batch[name] for name in self.inputs})
         counts = self.counts(batch)
         terms = {"loss": Term(output.loss, counts["loss"])}
         if self._balance_weight is not None:
             terms["balance"] = Term(output.balance, counts["balance"], self._balance_weight)
-        return LossOutput(terms)
+        return LossOutput(terms | self.source_terms(batch, output.losses, counts))
+
+    def source_terms(
+        self, batch: Batch, losses_M: torch.Tensor, counts: Mapping[str, float]
+    ) -> dict[str, Term]:
+        """Return the losses of the targets, row after row, summed by source, as terms without weight."""
+        if not self.sources:
+            return {}
+        rows_M = (batch["labels"] != NO_TARGET).nonzero()[:, 0]
+        losses_B = losses_M.new_zeros(len(batch["labels"])).index_add_(0, rows_M, losses_M)
+        sums = self._by_source(batch, losses_B)
+        return {name: Term(total, counts[name], weight=0.0) for name, total in sums.items()}
+
+    def _by_source(self, batch: Batch, values_B: torch.Tensor) -> dict[str, Any]:
+        return {
+            f"source/{name}": values_B[batch["source"] == number].sum()
+            for number, name in enumerate(self.sources)
+        }
 
 
 class ObjectiveConfig(Choice):

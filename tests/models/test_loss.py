@@ -80,6 +80,22 @@ class Record(TorchDispatchMode):
         return {dtype for name, _, dtype in self.returned if name in operations}
 
 
+def summed(*case: Any, **keys: Any) -> Tensor:
+    """Return the loss alone."""
+    return linear_cross_entropy(*case, **keys)[0]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+def test_the_losses_of_the_targets_add_up_to_the_loss_and_have_no_gradient(rows: int) -> None:
+    case = draw(12, 8, 97)
+    loss, losses_M = linear_cross_entropy(*case, logits_at_once=rows * 97)
+    logits_MV = case.x_MD @ case.weight_VD.T + (0 if case.bias_V is None else case.bias_V)
+    torch.testing.assert_close(losses_M, F.cross_entropy(logits_MV, case.labels_M, reduction="none"))
+    torch.testing.assert_close(loss, losses_M.sum())
+    assert loss.requires_grad
+    assert not losses_M.requires_grad
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     M=st.integers(0, 12),
@@ -97,7 +113,7 @@ def test_loss_and_gradients_are_those_of_the_full_logits(
     M: int, D: int, V: int, rows: int, bias: bool, scale: float, seed: int
 ) -> None:
     case = draw(M, D, V, bias=bias, seed=seed)
-    ours, wanted = linear_cross_entropy(*case, logits_at_once=rows * V), full(*case)
+    ours, wanted = summed(*case, logits_at_once=rows * V), full(*case)
     torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
     ours_gradients = torch.autograd.grad(ours * scale, case.leaves)
     for one, other in zip(ours_gradients, torch.autograd.grad(wanted * scale, case.leaves), strict=True):
@@ -107,7 +123,7 @@ def test_loss_and_gradients_are_those_of_the_full_logits(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_no_target_is_no_loss_and_zero_gradients(dtype: torch.dtype) -> None:
     case = draw(0, 5, 9).to(dtype)
-    loss = linear_cross_entropy(*case)
+    loss = summed(*case)
     assert loss.item() == 0
     for leaf, gradient in zip(case.leaves, torch.autograd.grad(loss, case.leaves), strict=True):
         assert torch.equal(gradient, torch.zeros_like(leaf))
@@ -116,7 +132,7 @@ def test_no_target_is_no_loss_and_zero_gradients(dtype: torch.dtype) -> None:
 def test_extreme_logits_stay_finite_and_exact() -> None:
     x_MD = torch.tensor([[2000.0], [-2000.0]], requires_grad=True)
     weight_VD = torch.tensor([[1.0], [0.0], [-1.0]], requires_grad=True)
-    loss = linear_cross_entropy(x_MD, weight_VD, None, torch.tensor([1, 2]))
+    loss = summed(x_MD, weight_VD, None, torch.tensor([1, 2]))
     assert loss.item() == 2000
     loss.backward()
     assert x_MD.grad is not None
@@ -131,7 +147,7 @@ def test_rounding_is_no_worse_than_with_the_full_logits(mode: str, bias: bool, d
     case = draw(M, D, V, bias=bias).to(torch.bfloat16 if mode == "bfloat16" else torch.float32).to(device)
     truth = case.to(torch.float64)
     with torch.autocast(device, torch.bfloat16) if mode == "autocast" else nullcontext():
-        ours, theirs = linear_cross_entropy(*case, logits_at_once=7 * V), full(*case)
+        ours, theirs = summed(*case, logits_at_once=7 * V), full(*case)
     wanted = full(*truth)
     assert ours.dtype == torch.float32
     assert relative_error(ours, wanted) <= 2 * relative_error(theirs, wanted) + 1e-7
@@ -157,7 +173,7 @@ def test_the_weights_gradient_does_not_stall_over_many_small_steps(mode: str) ->
     case = Case(row.x_MD.repeat(600, 1), *row[1:3], row.labels_M.repeat(600))
     case = case.to(torch.bfloat16 if mode == "bfloat16" else torch.float32)
     with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
-        loss = linear_cross_entropy(*case, logits_at_once=5)
+        loss = summed(*case, logits_at_once=5)
     loss.backward()
     wanted = torch.autograd.grad(full(*row) * 600, row.leaves)[1]
     assert case.weight_VD.grad is not None
@@ -169,7 +185,7 @@ def test_no_tensor_is_as_large_as_the_full_logits(mode: str) -> None:
     M, D, V = 64, 8, 97
     case = draw(M, D, V).to(torch.bfloat16 if mode == "bfloat16" else torch.float32)
     with Record() as ours, torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
-        linear_cross_entropy(*case, logits_at_once=5 * V).backward()
+        summed(*case, logits_at_once=5 * V).backward()
     with Record() as theirs:
         full(*case).backward()
     assert theirs.largest == M * V
@@ -183,7 +199,7 @@ def test_the_largest_tensor_at_real_sizes_is_the_weights_gradient() -> None:
         x_MD, weight_VD, bias_V = (torch.empty(shape, requires_grad=True) for shape in ((M, D), (V, D), (V,)))
         labels_M = torch.empty(M, dtype=torch.int64)
     with Record() as record:
-        linear_cross_entropy(x_MD, weight_VD, bias_V, labels_M).backward()
+        summed(x_MD, weight_VD, bias_V, labels_M).backward()
     assert record.largest == V * D
 
 
@@ -191,7 +207,7 @@ def test_the_largest_tensor_at_real_sizes_is_the_weights_gradient() -> None:
 def test_rows_are_shared_out_evenly_below_the_limit(rows: int) -> None:
     V = 11
     with Record() as record:
-        linear_cross_entropy(*draw(20, 3, V), logits_at_once=rows * V + V - 1)
+        summed(*draw(20, 3, V), logits_at_once=rows * V + V - 1)
     at_once = [shape[0] for name, shape, _ in record.returned if name == "gather"]
     assert sum(at_once) == 20
     assert max(at_once) <= rows
@@ -202,7 +218,7 @@ def test_rows_are_shared_out_evenly_below_the_limit(rows: int) -> None:
 def test_autocast_multiplies_in_bfloat16_and_sums_in_float32() -> None:
     case = draw(12, 8, 97).to(torch.float32)
     with Record() as record, torch.autocast("cpu", torch.bfloat16):
-        linear_cross_entropy(*case, logits_at_once=5 * 97).backward()
+        summed(*case, logits_at_once=5 * 97).backward()
     assert record.dtypes("mm", "addmm") == {torch.bfloat16}
     assert record.dtypes("_log_softmax", "exp_", "sum", "add_") == {torch.float32}
 
@@ -217,7 +233,7 @@ def test_a_product_is_computed_where_it_is_needed_and_counted(
     for leaf, need in zip(case.leaves, needs, strict=True):
         leaf.requires_grad_(bool(need))
     with FlopCounterMode(display=False) as counter:
-        loss = linear_cross_entropy(*case, logits_at_once=5 * V)
+        loss = summed(*case, logits_at_once=5 * V)
         if any(needs):
             loss.backward()
     assert counter.get_total_flops() == 2 * M * D * V * (1 + needs[0] + needs[1])
@@ -228,7 +244,7 @@ def test_without_gradients_only_the_loss_is_computed() -> None:
     M, D, V = 64, 8, 97
     case = draw(M, D, V)
     with torch.no_grad(), Record() as record, FlopCounterMode(display=False) as counter:
-        loss = linear_cross_entropy(*case, logits_at_once=5 * V)
+        loss = summed(*case, logits_at_once=5 * V)
     assert not loss.requires_grad
     assert counter.get_total_flops() == 2 * M * D * V
     assert record.largest <= 5 * V
@@ -240,7 +256,7 @@ def test_a_tied_weight_adds_both_its_gradients() -> None:
     ids_M = labels_M.roll(1)
     ours, wanted = (
         torch.autograd.grad(loss(weight_VD[ids_M].tanh(), weight_VD, bias_V, labels_M) / 10, weight_VD)[0]
-        for loss in (linear_cross_entropy, full)
+        for loss in (summed, full)
     )
     torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
 
@@ -250,13 +266,13 @@ def test_the_weight_is_not_kept_for_the_backward() -> None:
     case = draw(10, 4, 13)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
-        linear_cross_entropy(*case)
+        summed(*case)
     assert [tensor.shape for tensor in kept] == [leaf.shape for leaf in case.leaves]
     assert {tensor.data_ptr() for tensor in kept}.isdisjoint(leaf.data_ptr() for leaf in case.leaves)
 
 
 def test_a_second_backward_is_an_error_not_another_gradient() -> None:
-    loss = linear_cross_entropy(*draw(10, 4, 13)) / 10
+    loss = summed(*draw(10, 4, 13)) / 10
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
