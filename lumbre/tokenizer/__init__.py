@@ -1,0 +1,20 @@
+"""Tokenizers: train one, load one, encode; importing this package registers every TokenizerConfig."""
+
+from .base import Tokenizer, TokenizerConfig
+from .bpe import BpeConfig
+from .encoder import Encoder
+from .file import FileTokenizerConfig
+from .pieces import split_text
+from .trained import TrainedConfig
+from .wordpiece import WordPieceConfig
+
+__all__ = [
+    "BpeConfig",
+    "Encoder",
+    "FileTokenizerConfig",
+    "Tokenizer",
+    "TokenizerConfig",
+    "TrainedConfig",
+    "WordPieceConfig",
+    "split_text",
+]

@@ -1,0 +1,18 @@
+"""Cut long texts where the ids do not show it."""
+
+import re
+from collections.abc import Iterator
+
+_WORD_BEGIN = re.compile(r"(?<=\S)[ \n](?=\S)")
+
+
+def split_text(text: str, limit: int = 1 << 16) -> Iterator[str]:
+    """Cut a long text into pieces of about `limit` characters, each before a single space or newline."""
+    start = 0
+    while len(text) - start > limit:
+        place = _WORD_BEGIN.search(text, start + limit, start + 2 * limit)
+        end = place.start() if place else min(len(text), start + 2 * limit)
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
