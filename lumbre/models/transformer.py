@@ -3,6 +3,7 @@
 Shapes: B batch, T time, D hidden, S an encoder's time.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -138,13 +139,15 @@ class Transformer(nn.Module):
         memory: Memory | None = None,
         cache: Cache | None = None,
         rows_M: Tensor | None = None,
+        prefix_mask: Tensor | None = None,
     ) -> Hidden:
         """Return the hidden states of input_ids [B, T], or x_MD of those of the B * T tokens in `rows_M`.
 
         `document_ids` (0 padding, 1.. within the row) keeps packed documents apart, and their positions
         restart unless `position_ids` says otherwise; `attention_mask` (1 keep, 0 padding) is the plain form.
         `embeddings_BTD` stand for the tokens' own. With a `cache`, input_ids go on from the tokens in it,
-        and attention_mask covers both. Raises ModelError when T is beyond the positions that the model has.
+        and attention_mask covers both. A decoder's tokens in `prefix_mask` (bool [B, T]) are seen by all of
+        their document, earlier ones too. Raises ModelError when T is beyond the positions that the model has.
         """
         x_BTD: Tensor = self.embedding(input_ids) if embeddings_BTD is None else embeddings_BTD
         past = 0 if cache is None else cache.get_seq_length()
@@ -163,7 +166,15 @@ class Transformer(nn.Module):
             key_positions = position_ids
         document_ids = without_padding(attention_mask, document_ids)
         x_BTD = self._embed(x_BTD, position_ids, token_type_ids)
-        views = self._views(x_BTD, position_ids, key_positions, document_ids, past, memory, cache)
+        if prefix_mask is not None and document_ids is not None:
+            prefix_mask = prefix_mask & (document_ids != 0)
+        pattern = Pattern(
+            self.config.causal,
+            bias_BNQT=self.position.bias(position_ids, key_positions),
+            past=past,
+            prefix_BT=prefix_mask if self.config.causal else None,
+        )
+        views = self._views(x_BTD, position_ids, document_ids, pattern, memory, cache)
         steps: Steps = [
             (block, (views[kind],)) for block, kind in zip(self.blocks, self.config.layers, strict=False)
         ]
@@ -189,14 +200,13 @@ class Transformer(nn.Module):
         self,
         x_BTD: Tensor,
         position_ids: Tensor,
-        key_positions: Tensor,
         document_ids: Tensor | None,
-        past: int,
+        pattern: Pattern,
         memory: Memory | None,
         cache: Cache | None,
     ) -> dict[LayerType, View]:
         """Return what each kind of layer is given: made once, shared by all layers of the kind."""
-        bias = self.position.bias(position_ids, key_positions)
+        past = pattern.past
         kept_BT = None if document_ids is None else document_ids[:, past:] != 0
         packed = document_ids is not None and _apart(document_ids, self.config.causal)
         keys = document_ids if packed else None
@@ -205,9 +215,9 @@ class Transformer(nn.Module):
         views: dict[LayerType, View] = {}
         for kind in dict.fromkeys(self.config.layers[: len(self.blocks)]):
             window = self.config.window if kind == "local" else None
-            pattern = Pattern(self.config.causal, window, queries, keys, bias, past)
+            own = replace(pattern, window=window, query_documents_BQ=queries, key_documents_BT=keys)
             length = past + x_BTD.shape[1]
-            kernel = choose(self.attention_kernel, pattern, x_BTD, length, self.config.head_width)
+            kernel = choose(self.attention_kernel, own, x_BTD, length, self.config.head_width)
             rotation = self.position.rotation(position_ids, local=kind == "local")
             views[kind] = View(rotation, kernel, kept_BT, memory, memory_kernel, cache)
         return views

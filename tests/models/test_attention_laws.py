@@ -78,6 +78,63 @@ def test_causal_model_never_sees_the_future_and_an_encoder_does(
     assert torch.equal(before[:, :9], after[:, :9]) == causal
 
 
+every_decoder = pytest.mark.parametrize("kind", sorted(PositionConfig.members))
+
+
+@every_decoder
+@torch.no_grad()
+def test_a_prefix_is_seen_both_ways_and_the_rest_never_sees_the_future(kind: str) -> None:
+    model = build(kind, True, torch.float32)
+    prefix = torch.arange(16)[None].expand(2, -1) < 6
+    input_ids = tokens(2, 16)
+    before = model(input_ids, prefix_mask=prefix).logits
+    for edited in range(16):
+        changed = input_ids.clone()
+        changed[:, edited] = (changed[:, edited] + 1) % VOCABULARY
+        after = model(changed, prefix_mask=prefix).logits
+        same = (before == after).all(2).all(0)
+        first = 0 if edited < 6 else edited
+        assert same[:first].all()
+        assert not same[first:].any()
+
+
+@every_decoder
+@torch.no_grad()
+def test_packed_prefixes_do_not_see_each_other(kind: str) -> None:
+    """Nor does padding that claims to be of a prefix change anything."""
+    model = build(kind, True, torch.float32)
+    lengths, cuts = (300, 400, 350), (120, 399, 1)
+    document_ids = torch.tensor([[1] * 300 + [2] * 400 + [3] * 350 + [0] * 5], dtype=torch.int32)
+    prefix = torch.cat([torch.arange(n) < cut for n, cut in zip(lengths, cuts, strict=True)])
+    prefix = torch.cat([prefix, torch.ones(5, dtype=torch.bool)])[None]
+    input_ids = tokens(1, 1055)
+    before = model(input_ids, document_ids=document_ids, prefix_mask=prefix).logits
+    for edited in (0, 1, 2, 3):
+        changed = torch.where(document_ids == edited, tokens(1, 1055, seed=1), input_ids)
+        after = model(changed, document_ids=document_ids, prefix_mask=prefix).logits
+        neighbours = (document_ids != edited) & (document_ids != 0)
+        assert torch.equal(before[neighbours], after[neighbours])
+    one = torch.tensor([[1] * 9 + [0] * 3], dtype=torch.int32)
+    claims = torch.tensor([[True] * 4 + [False] * 5 + [True] * 3])
+    padded = model.double()(tokens(1, 12), document_ids=one, prefix_mask=claims).logits[:, :9]
+    alone = model(tokens(1, 12)[:, :9], prefix_mask=claims[:, :9]).logits
+    torch.testing.assert_close(padded, alone, rtol=1e-10, atol=1e-10)
+
+
+@every_decoder
+@torch.no_grad()
+def test_a_prefix_of_nothing_is_causal_and_one_of_everything_is_an_encoder(kind: str) -> None:
+    decoder, encoder = (build(kind, causal, torch.float64) for causal in (True, False))
+    encoder.load_state_dict(decoder.state_dict())
+    input_ids, every = tokens(2, 16), torch.ones(2, 16, dtype=torch.bool)
+    nothing = decoder(input_ids, prefix_mask=~every).logits
+    torch.testing.assert_close(nothing, decoder(input_ids).logits, rtol=1e-12, atol=1e-12)
+    everything = decoder(input_ids, prefix_mask=every).logits
+    if kind != "relative":  # its buckets of a decoder lie on one side
+        torch.testing.assert_close(everything, encoder(input_ids).logits, rtol=1e-12, atol=1e-12)
+    assert torch.equal(encoder(input_ids, prefix_mask=~every).logits, encoder(input_ids).logits)
+
+
 @every_model
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()

@@ -68,9 +68,16 @@ def pack(rows: list[list[int]], length: int) -> Tensor:
     return documents_BT
 
 
+def prefixes(rows: int, length: int) -> st.SearchStrategy[Tensor]:
+    """Draw which keys are of a prefix: any of them, for no kernel knows more."""
+    row = st.lists(st.booleans(), min_size=length, max_size=length)
+    return st.lists(row, min_size=rows, max_size=rows).map(torch.tensor)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Rows of documents, some of one token, padding anywhere; causal or not, windows, biases, groups."""
+    """Rows of documents, some of one token, padding anywhere; causal or not, windows, biases, prefixes,
+    groups."""
     rows = draw(st.integers(1, 3))
     length = draw(st.integers(1, 24))
     documents = None
@@ -83,7 +90,9 @@ def cases(draw: st.DrawFn) -> Case:
     if draw(st.booleans()):
         bias = torch.randn(draw(st.sampled_from([1, rows])), N, length, length, dtype=torch.float64)
     window = draw(st.none() | st.integers(1, 30))
-    pattern = Pattern(draw(st.booleans()), window, documents, documents, bias)
+    causal = draw(st.booleans())
+    prefix = draw(st.none() | prefixes(rows, length)) if causal else None
+    pattern = Pattern(causal, window, documents, documents, bias, prefix_BT=prefix)
     return Case(pattern, (rows, length), (N, K), draw(st.sampled_from([None, 1.0])))
 
 
@@ -92,7 +101,11 @@ def definition(case: Case, given: Given) -> Tensor:
     pattern, (_, length) = case.pattern, case.shape
     place = range(length)
     far = length if pattern.window is None else pattern.window
-    near = [[abs(i - j) <= far and (j <= i or not pattern.causal) for j in place] for i in place]
+    prefix = torch.zeros(case.shape, dtype=torch.bool) if pattern.prefix_BT is None else pattern.prefix_BT
+    near = [
+        [[abs(i - j) <= far and (j <= i or row[j] or not pattern.causal) for j in place] for i in place]
+        for row in prefix.tolist()
+    ]
     same = case.documents[:, :, None] == case.documents[:, None]
     q, k, v = (x.transpose(1, 2) for x in given[:3])
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
@@ -258,13 +271,24 @@ def test_flex_computes_the_definition(case: Case) -> None:
     causal=st.booleans(),
     window=st.none() | st.integers(1, 40),
     block=st.sampled_from([1, 4, 7]),
+    prefixed=st.booleans(),
+    data=st.data(),
 )
 @settings(max_examples=40, deadline=None)
 def test_flex_skips_no_block_in_which_something_is_seen(
-    spans: list[int], length: int, causal: bool, window: int | None, block: int
+    spans: list[int],
+    length: int,
+    causal: bool,
+    window: int | None,
+    block: int,
+    prefixed: bool,
+    data: st.DataObject,
 ) -> None:
     documents = pack([spans, spans[::-1]], length)
-    pattern = Pattern(causal, window, documents, documents)
+    # Prefixes of some tokens in every document, so that whole blocks are of one now and then.
+    cut = data.draw(st.integers(1, 9))
+    prefix = torch.arange(length).expand(2, -1) % 20 < 2 * cut if causal and prefixed else None
+    pattern = Pattern(causal, window, documents, documents, prefix_BT=prefix)
     with mock.patch.object(flex, "BLOCK", block):
         blocks = flex.flex(pattern, torch.zeros(2, length, 1)).blocks
     assert blocks is not None
@@ -286,7 +310,7 @@ def test_flex_skips_no_block_in_which_something_is_seen(
 @settings(max_examples=40, deadline=None)
 def test_flash_is_called_with_each_document_as_a_sequence(package: bool, case: Case) -> None:
     """The kernel itself needs a GPU: a stand-in with the signature of each provider, by the definition."""
-    case = replace(case, pattern=replace(case.pattern, bias_BNQT=None))
+    case = replace(case, pattern=replace(case.pattern, bias_BNQT=None, prefix_BT=None))
     given = case.draw()
     runs = case.pattern.runs(*case.shape)
     if runs is None:
@@ -356,8 +380,13 @@ TINY = pack([[1] * 512] * 2, 512)
         (Pattern(True, None, PACKED, PACKED.clone()), Dense),
         (Pattern(True, None, PACKED[:, 500:], PACKED, past=500), Dense),
         (Pattern(True, None, TINY, TINY), Dense),
+        (Pattern(True, None, PACKED, PACKED, prefix_BT=PACKED == 1), segments.Segments),
+        (Pattern(True, 64, prefix_BT=PACKED == 1), Dense),
     ],
-    ids=["plain", "wide window", "packed", "window", "half", "memory", "cache", "tiny documents"],
+    ids=[
+        *("plain", "wide window", "packed", "window", "half", "memory", "cache", "tiny documents"),
+        *("packed prefixes", "a prefix in a window"),
+    ],
 )
 def test_auto_on_a_cpu_goes_document_by_document_where_that_spares_enough(
     pattern: Pattern, wanted: type
@@ -375,6 +404,16 @@ def test_a_document_in_two_pieces_is_one_document(name: KernelName) -> None:
     given = case.draw()
     found, kept = compute(name, case, given), documents != 0
     torch.testing.assert_close(found[kept], definition(case, given)[kept], rtol=1e-12, atol=1e-12)
+
+
+def test_a_prefix_goes_to_a_kernel_that_has_one_where_flash_is_asked_for() -> None:
+    pattern = Pattern(True, None, PACKED, PACKED, prefix_BT=PACKED == 1)
+    x_BQD = torch.zeros(2, 512, 64)
+    with mock.patch.object(flash, "fault", return_value=None):
+        assert isinstance(choose("flash", replace(pattern, prefix_BT=None), x_BQD, 512), flash.Flash)
+        assert isinstance(choose("flash", pattern, x_BQD, 512), Dense)
+        with mock.patch.object(flex, "fault", return_value=None):
+            assert isinstance(choose("flash", pattern, x_BQD, 512), flex.Flex)
 
 
 @pytest.mark.parametrize("name", ["flex", "flash"])

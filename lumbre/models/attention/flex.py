@@ -77,8 +77,10 @@ def _compiled() -> Any:
 
 def _masks(pattern: Pattern) -> list[Mask]:
     masks: list[Mask] = []
-    window, documents_BT = pattern.window, pattern.query_documents_BQ
-    if pattern.causal:
+    window, documents_BT, prefix_BT = pattern.window, pattern.query_documents_BQ, pattern.prefix_BT
+    if pattern.causal and prefix_BT is not None:
+        masks.append(lambda row, head, query, key: (query >= key) | prefix_BT[row, key])
+    elif pattern.causal:
         masks.append(lambda row, head, query, key: query >= key)
     if window is not None:
         masks.append(lambda row, head, query, key: (query - key).abs() <= window)
@@ -105,7 +107,11 @@ def _blocks(pattern: Pattern, x_BQD: Tensor, mask: Mask) -> BlockMask:
     whole_C = first_C + BLOCK <= length
     every_BCC = some_BCC & whole_C[:, None] & whole_C
     if pattern.causal:
-        some_BCC, every_BCC = some_BCC & (ahead_CC >= 0), every_BCC & (ahead_CC > 0)
+        some, every = ahead_CC >= 0, ahead_CC > 0
+        if pattern.prefix_BT is not None:
+            none_BC, all_BC = _range(pattern.prefix_BT.int())
+            some, every = some | (all_BC[:, None] == 1), every | (none_BC[:, None] == 1)
+        some_BCC, every_BCC = some_BCC & some, every_BCC & every
     if pattern.window is not None:
         some_BCC = some_BCC & (ahead_CC.abs() - BLOCK < pattern.window)
         every_BCC = every_BCC & (ahead_CC.abs() + BLOCK - 1 <= pattern.window)

@@ -41,7 +41,8 @@ def choose(name: KernelName, pattern: Pattern, x_BQD: Tensor, keys: int, head_si
         if runs is not None and (not auto or segments.worthwhile(pattern, runs, x_BQD)):
             return segments.segments(pattern, runs, x_BQD)
         return dense(pattern, x_BQD, keys)
-    if name != "flex" and pattern.bias_BNQT is None and faults["flash"] is None:
+    extras = (pattern.bias_BNQT, pattern.prefix_BT)
+    if name != "flex" and all(one is None for one in extras) and faults["flash"] is None:
         runs = pattern.runs(rows, keys)
         if runs is not None:
             return flash.flash(pattern, runs, x_BQD)

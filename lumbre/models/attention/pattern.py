@@ -37,6 +37,9 @@ class Pattern:
     """Added to the scores; B may be 1."""
     past: int = 0
     """Keys before the first query: decoding goes on from them."""
+    prefix_BT: Tensor | None = None
+    """Of a causal pattern: which keys every query of their document sees, earlier ones too (Raffel et al.,
+    2019, 3.2.1)."""
 
     @property
     def itself(self) -> bool:
@@ -46,7 +49,8 @@ class Pattern:
     def plain(self, keys: int) -> bool:
         """Return whether all that matters is whether the pattern is causal."""
         narrow = self.window is not None and self.window < keys - 1
-        return not narrow and self.query_documents_BQ is None and self.bias_BNQT is None
+        some = (self.query_documents_BQ, self.bias_BNQT, self.prefix_BT)
+        return not narrow and all(one is None for one in some)
 
     def allowed(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """Return what is seen, a bool [B or 1, 1, Q, T], or None where everything is.
@@ -61,14 +65,20 @@ class Pattern:
             allowed = allowed[:, None]
         if self.causal or self.window is not None:
             query_Q1 = torch.arange(self.past, self.past + queries, device=device)[:, None]
-            seen = self.near(query_Q1, torch.arange(keys, device=device))
-            allowed = seen[None, None] if allowed is None else allowed & seen
+            prefix = None if self.prefix_BT is None else self.prefix_BT[:, None, None]
+            seen = self.near(query_Q1, torch.arange(keys, device=device), prefix)
+            seen = seen if prefix is not None else seen[None, None]
+            allowed = seen if allowed is None else allowed & seen
         return allowed
 
-    def near(self, query_Q1: Tensor, key_T: Tensor) -> Tensor:
-        """Return which keys are in no query's future and within the window, by their places."""
+    def near(self, query_Q1: Tensor, key_T: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Return which keys are within the window and in no query's future or of the prefix, by their places.
+
+        `prefix` says of each key whether it is; it is broadcast against [Q, T].
+        """
         ahead = query_Q1 - key_T
         seen = ahead >= 0 if self.causal else torch.ones_like(ahead, dtype=torch.bool)
+        seen = seen if prefix is None else seen | prefix
         return seen if self.window is None else seen & (ahead.abs() <= self.window)
 
     def runs(self, rows: int, queries: int) -> list[Run] | None:

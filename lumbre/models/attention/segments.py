@@ -81,8 +81,9 @@ def segments(pattern: Pattern, runs: Sequence[Run], x_BQD: Tensor) -> Segments:
     def segment(run: Run) -> Segment:
         if not run.document:
             return Segment(run)
-        if bias is not None:
-            return Segment(run, biases[run] + near(run.length))
+        if bias is not None or pattern.prefix_BT is not None:
+            mask = near(run.length) if pattern.prefix_BT is None else _near(pattern, run.length, x_BQD, run)
+            return Segment(run, mask if bias is None else biases[run] + mask)
         if pattern.window is None or run.length <= pattern.window + 1:
             return Segment(run)
         block = max(pattern.window, LEAST_BLOCK)
@@ -97,16 +98,19 @@ def worthwhile(pattern: Pattern, runs: Sequence[Run], x_BQD: Tensor) -> bool:
     """Return whether the pairs of tokens that are spared outweigh the calls, on a CPU."""
     rows, queries, hidden = x_BQD.shape
     widest = queries
-    if pattern.window is not None and pattern.bias_BNQT is None:
+    if pattern.window is not None and pattern.bias_BNQT is None and pattern.prefix_BT is None:
         widest = SQUARE_BLOCKS * max(pattern.window, LEAST_BLOCK)
     lengths = [run.length for run in runs if run.document]
     spared = rows * queries**2 - sum(length * min(length, widest) for length in lengths)
     return spared * hidden >= CALL_COST * len(lengths)
 
 
-def _near(pattern: Pattern, length: int, x_BQD: Tensor) -> Tensor:
+def _near(pattern: Pattern, length: int, x_BQD: Tensor, run: Run | None = None) -> Tensor:
     place_L = torch.arange(length, device=x_BQD.device)
-    near_LL = pattern.near(place_L[:, None], place_L)
+    prefix_L = None
+    if run is not None and pattern.prefix_BT is not None:
+        prefix_L = pattern.prefix_BT.flatten()[run.start : run.start + length]
+    near_LL = pattern.near(place_L[:, None], place_L, prefix_L)
     return torch.where(near_LL, x_BQD.new_zeros(()), -torch.inf)[None, None]
 
 
