@@ -6,6 +6,7 @@ from .encoder import Encoder
 from .file import FileTokenizerConfig
 from .pieces import split_text
 from .trained import TrainedConfig
+from .unigram import UnigramConfig
 from .wordpiece import WordPieceConfig
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
     "TrainedConfig",
+    "UnigramConfig",
     "WordPieceConfig",
     "split_text",
 ]

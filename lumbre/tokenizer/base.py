@@ -203,7 +203,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return dict[str, Any]() | json.loads(file.read_text(encoding="utf-8"))
+        return {**json.loads(file.read_text(encoding="utf-8"))}
     except (ValueError, TypeError) as error:
         raise TokenizerError(f"{file}: not a JSON object: {error}; export the tokenizer again") from error
 
