@@ -5,15 +5,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, PositiveInt
 
-from lumbre.config import Config
-from lumbre.errors import DataError, Problem
+from lumbre.errors import DataError
 from lumbre.tokenizer import FileTokenizerConfig, Tokenizer, TokenizerConfig
 
 from .assemble import order_documents, split_documents, write_shards
@@ -21,48 +18,9 @@ from .corpus import Corpus, Skips, Unit
 from .disk import explained, sole_process, write_whole
 from .journal import Journal
 from .progress import ByteProgress
+from .raw import CorpusConfig as CorpusConfig
 from .shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, SplitName
-from .sources import SourceConfig
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class CorpusConfig(Config):
-    """Raw text: where it comes from, what of it is used, how it is split, and where its shards lie."""
-
-    sources: list[SourceConfig]
-    """Where the raw documents come from."""
-    folder: str | None = None
-    """Where the prepared data lies; by default under data/, by fingerprint."""
-    validation_fraction: Fraction = 0.01
-    """Share of the documents that is kept for evaluation, chosen by the hash of their text."""
-    test_fraction: Fraction = 0.0
-    """Share of the documents that is kept aside altogether."""
-    on_bad_document: Literal["error", "skip"] = "error"
-    """What happens on text that cannot be used: the work ends, or it is left out, counted and reported."""
-    shard_tokens: PositiveInt = 1 << 26
-    """Most tokens of a shard, which is held in memory while it is written."""
-    unit_bytes: Annotated[int, Field(ge=1024)] = 1 << 22
-    """Bytes of input per unit of work: what a kill can cost."""
-
-    def problems(self) -> Iterator[Problem]:
-        """Yield what can be known before any text is read; prepared data does without its raw text."""
-        if not self.sources:
-            yield Problem("sources", "there is no source", "add one, say `- type: stdlib`")
-        if self.validation_fraction + self.test_fraction >= 1:
-            total = f"{self.validation_fraction} + {self.test_fraction}"
-            yield Problem(
-                "validation_fraction", f"with test_fraction {total} leaves nothing to train on", "lower one"
-            )
-        folder = Path(self.folder) if self.folder else None
-        if folder and (folder / MANIFEST).is_file():
-            return
-        if folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            fault = f"{folder} exists and is not prepared data"
-            yield Problem("folder", fault, "name another folder, or empty it")
-        for index, source in enumerate(self.sources):
-            for problem in source.missing():
-                yield Problem(f"sources.{index}.{problem.key}", problem.fault, problem.remedy)
+from .vocabulary import train
 
 
 def prepare(data: CorpusConfig, tokenizer: TokenizerConfig) -> PreparedData:
@@ -73,8 +31,12 @@ def prepare(data: CorpusConfig, tokenizer: TokenizerConfig) -> PreparedData:
     corpus, a bad document, a full disk) and TokenizerError.
     """
     asked = _asked(data, tokenizer)
+    if data.folder and not data.sources:
+        prepared = _opened(Path(data.folder), asked)
+        prepared.verify()
+        return prepared
     corpus = None
-    if data.folder is None or not (Path(data.folder) / MANIFEST).is_file() or not _is_gone(data):
+    if not (data.is_prepared and _is_gone(data)):
         corpus = Corpus(data.sources)
         asked["corpus"] = corpus.fingerprint()
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -95,17 +57,14 @@ def prepare(data: CorpusConfig, tokenizer: TokenizerConfig) -> PreparedData:
 
 def _asked(data: CorpusConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
     """Return everything of the config that the prepared bytes depend on."""
-    asked: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "sources": [source.model_dump(mode="json") for source in data.sources],
-        "tokenizer": tokenizer.model_dump(mode="json"),
-        **{
-            key: getattr(data, key)
-            for key in ("validation_fraction", "test_fraction", "on_bad_document", "shard_tokens")
-        },
-    }
+    asked: dict[str, Any] = {"tokenizer": tokenizer.model_dump(mode="json")}
     if isinstance(tokenizer, FileTokenizerConfig):
         asked["tokenizer"] = {"type": "file", "fingerprint": tokenizer.build([]).fingerprint}
+    if data.sources:
+        asked["format_version"] = FORMAT_VERSION
+        asked["sources"] = [source.model_dump(mode="json") for source in data.sources]
+        keys = ("validation_fraction", "test_fraction", "on_bad_document", "shard_tokens")
+        asked |= {key: getattr(data, key) for key in keys}
     return asked
 
 
@@ -115,7 +74,9 @@ def _is_gone(data: CorpusConfig) -> bool:
 
 def _opened(folder: Path, asked: dict[str, Any]) -> PreparedData:
     prepared = PreparedData.open(folder)
-    made_from = prepared.manifest.prepared_from
+    made_from = dict(prepared.manifest.prepared_from)
+    if "fingerprint" in asked["tokenizer"]:
+        made_from["tokenizer"] = {"type": "file", "fingerprint": prepared.manifest.tokenizer_fingerprint}
     differing = [key for key in asked if made_from.get(key) != asked[key]]
     if differing:
         changes = ", ".join(
@@ -179,13 +140,7 @@ def _tokenizer(
     place = journal.folder / TOKENIZER
     if not place.is_dir():
         texts = corpus.sample(config.sample_bytes, Skips(data.on_bad_document)) if config.sample_bytes else ()
-        fresh = journal.folder / f"{TOKENIZER}.fresh"
-        shutil.rmtree(fresh, ignore_errors=True)
-        if config.sample_bytes:
-            size = min(config.sample_bytes, corpus.total_bytes) / 1e6
-            print(f"training the tokenizer on {size:,.1f} MB", file=sys.stderr, flush=True)
-        config.build(texts).save(fresh)
-        fresh.rename(place)
+        train(config, texts, min(config.sample_bytes, corpus.total_bytes), place)
     return Tokenizer.load(place)
 
 

@@ -1,0 +1,59 @@
+"""A corpus as a config: raw text, and how it is prepared."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from lumbre.config import Config
+from lumbre.errors import Problem
+
+from .shards import MANIFEST
+from .sources import SourceConfig
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class CorpusConfig(Config):
+    """Raw text: where it comes from, what of it is used, how it is split, and where its shards lie."""
+
+    sources: list[SourceConfig] = Field(default_factory=list)
+    """Where the raw documents come from; none where the folder holds prepared data, used as it is."""
+    folder: str | None = None
+    """Where the prepared data lies; by default under data/, by fingerprint."""
+    validation_fraction: Fraction = 0.01
+    """Share of the documents that is kept for evaluation, chosen by the hash of their text."""
+    test_fraction: Fraction = 0.0
+    """Share of the documents that is kept aside altogether."""
+    on_bad_document: Literal["error", "skip"] = "error"
+    """What happens on text that cannot be used: the work ends, or it is left out, counted and reported."""
+    shard_tokens: PositiveInt = 1 << 26
+    """Most tokens of a shard, which is held in memory while it is written."""
+    unit_bytes: Annotated[int, Field(ge=1024)] = 1 << 22
+    """Bytes of input per unit of work: what a kill can cost."""
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the folder is named and holds prepared data."""
+        return self.folder is not None and (Path(self.folder) / MANIFEST).is_file()
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what can be known before any text is read; prepared data does without its raw text."""
+        if not self.sources and not self.is_prepared:
+            remedy = "add one, say `- type: stdlib`, or name a folder of prepared data"
+            yield Problem("sources", "there is no source", remedy)
+        if self.validation_fraction + self.test_fraction >= 1:
+            total = f"{self.validation_fraction} + {self.test_fraction}"
+            yield Problem(
+                "validation_fraction", f"with test_fraction {total} leaves nothing to train on", "lower one"
+            )
+        if self.is_prepared:
+            return
+        folder = Path(self.folder) if self.folder else None
+        if folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            fault = f"{folder} exists and is not prepared data"
+            yield Problem("folder", fault, "name another folder, or empty it")
+        for index, source in enumerate(self.sources):
+            for problem in source.missing():
+                yield Problem(f"sources.{index}.{problem.key}", problem.fault, problem.remedy)
