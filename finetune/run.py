@@ -180,9 +180,10 @@ def train(variant: Variant, task: Task, rows: Rows, inputs: Mapping[str, str]) -
         batches=partial(EpochBatches, task, rows["train"], config.seed, global_batch, micro_batch),
         evaluator=TaskEvaluator(task, rows["validation"], config.eval_batch_size),
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
-        identity=identity(config, inputs),
+        identity=lambda steps: identity(config, inputs),
         trackers=partial(_trackers, variant),
-        flops_per_sample=None,
+        samples=lambda steps: steps * global_batch,
+        flops=None,
         peak=Peak(float("inf"), "not measured: there is no formula for the FLOPs"),
     )
     trainer.restore()

@@ -125,6 +125,7 @@ class _Interval:
     left_out: float = 0.0
     steps: int = 0
     tokens: float = 0.0
+    flops: float = 0.0
     data_seconds: float = 0.0
     model_seconds: float = 0.0
 
@@ -157,12 +158,14 @@ class Trainer:
     """From the number of steps done to the micro batches of the steps after it."""
     evaluator: Evaluator
     checkpoints: Checkpoints
-    identity: Mapping[str, Any]
-    """What a checkpoint must share with this run to be continued: model, data, seed, ..."""
+    identity: Callable[[int], Mapping[str, Any]]
+    """What a checkpoint of so many steps must share with this run to be continued: model, data, seed, ..."""
     trackers: Callable[[int], Trackers]
     """From the number of steps done to the trackers; called once, after the checkpoint is loaded."""
-    flops_per_sample: float | None
-    """Training FLOPs of one sample by formula, for MFU; None where there is no formula."""
+    samples: Callable[[int], int]
+    """How many samples so many steps take."""
+    flops: Callable[[int], float] | None
+    """Training FLOPs of step 1, 2, ... by formula, for MFU; None where there is no formula."""
     peak: Peak
 
     def __post_init__(self) -> None:
@@ -179,8 +182,8 @@ class Trainer:
         folder = self.checkpoints.latest()
         if folder is None:
             return 0
-        saved = self.checkpoints.state(folder)["identity"]
-        different = differences(saved, self.identity)
+        state = self.checkpoints.state(folder)
+        different = differences(state["identity"], self.identity(state["step"]))
         if different:
             lines = "\n".join(f"  {key}: {how}" for key, how in different.items())
             raise CheckpointError(
@@ -269,11 +272,17 @@ class Trainer:
             )
         self._interval.tokens += tokens
         self._interval.steps += 1
+        self._interval.flops += self.flops(step) if self.flops is not None else 0.0
         self._tokens += tokens
         if step % self.config.log_every == 0 or step in (1, self.config.steps):
             over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
-            losses = [value / max(total, 1.0) for value, total in zip(over_ranks, totals, strict=True)]
-            self._log_row(step, dict(zip(names, losses, strict=True)), learning_rate, norm)
+            # A term without a target, as a source's may be in one step, has no loss.
+            losses = {
+                name: value / max(total, 1.0)
+                for name, value, total in zip(names, over_ranks, totals, strict=True)
+                if total or name == names[0]
+            }
+            self._log_row(step, losses, learning_rate, norm)
         return stops > 0
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -295,15 +304,14 @@ class Trainer:
         self._interval = _Interval(began=now)
         seconds = now - past.began - past.left_out
         mfu = None
-        if self.flops_per_sample is not None:
-            flops = self.flops_per_sample * self.config.batch_sizes[0] * past.steps
-            mfu = flops / seconds / (self.peak.flops_per_second * distributed.world().size)
+        if self.flops is not None:
+            mfu = past.flops / seconds / (self.peak.flops_per_second * distributed.world().size)
         first, *others = losses
         self._tracks.log(
             {
                 "step": step,
                 "tokens": int(self._tokens),
-                "samples": step * self.config.batch_sizes[0],
+                "samples": self.samples(step),
                 "loss": losses[first],
                 **{f"loss/{name}": losses[name] for name in others},
                 "learning_rate": learning_rate,
@@ -320,7 +328,7 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         began = time.perf_counter()
-        state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity)}
+        state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}
         self.checkpoints.save(self.engine, step, state)
         self._interval.left_out += time.perf_counter() - began
 

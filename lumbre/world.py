@@ -34,9 +34,9 @@ def world() -> World:
     )
 
 
-def die_with_parent() -> None:
+def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Ask Linux to end this process when its parent ends, so that a killed job leaves no orphans."""
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
     except (OSError, AttributeError):
         return

@@ -1,9 +1,11 @@
 """What a pretraining run is made of."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pydantic import PositiveInt
 
+from lumbre import distributed
 from lumbre.errors import ModelError, Problem, TokenizerError
 from lumbre.hub import HuggingFaceConfig
 from lumbre.models import ModelConfig, TransformerConfig
@@ -11,6 +13,7 @@ from lumbre.run_config import RunConfig
 from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
 
 from .data.config import DataConfig
+from .data.plan import Plan, Stage
 from .objectives import ModelKind, ObjectiveConfig
 
 DESCRIPTIONS: dict[ModelKind, str] = {
@@ -37,7 +40,14 @@ class PretrainConfig(RunConfig):
     objective: ObjectiveConfig
     """What it learns to predict."""
     eval_samples: PositiveInt = 256
-    """Samples of the validation split that an evaluation reads, or all where there are fewer."""
+    """Rows of each validation split that an evaluation reads, or all where there are fewer."""
+
+    @property
+    def plan(self) -> Plan:
+        """Which samples each step takes."""
+        global_batch, micro_batch = self.train.batch_sizes
+        first = Stage(0, 0, self.data.seq_length, global_batch, micro_batch, self.data.weights)
+        return Plan.of(first, self.data.stages, list(self.data.sets))
 
     def problems(self) -> Iterator[Problem]:
         """Report a model that the objective or the sequence length does not fit."""
@@ -45,7 +55,7 @@ class PretrainConfig(RunConfig):
         if isinstance(self.model, HuggingFaceConfig) and self.tokenizer.type != "file":
             fault = f"is trained anew, and the weights of {self.model.path} know another"
             yield Problem("tokenizer.type", fault, f"use tokenizer: {{type: file, path: {self.model.path}}}")
-        yield from self.objective.misfits(self.tokenizer, self.data.seq_length)
+        yield from self._stage_problems()
         try:
             model = self.model.architecture()
         except ModelError:
@@ -62,13 +72,45 @@ class PretrainConfig(RunConfig):
             started = isinstance(self.model, HuggingFaceConfig)
             remedy = "use the folder's own tokenizer" if started else "leave the key out"
             yield Problem("model.path" if started else "model.vocab_size", f"{fault} tokenizer", remedy)
-        longest = self.objective.longest(self.data.seq_length, kind)
-        if model.max_length is not None and longest > model.max_length:
-            tokens_of = f", of which {self.objective.type} makes up to {longest:,}"
-            made = tokens_of if longest > self.data.seq_length else ""
-            fault = f"{self.data.seq_length} tokens{made}, and the model has {model.max_length} positions"
-            most = self.data.seq_length * model.max_length // longest
-            yield Problem("data.seq_length", fault, f"at most {most}, or a larger position.max_length")
+        for key, length in self._lengths().items():
+            longest = self.objective.longest(length, kind)
+            if model.max_length is not None and longest > model.max_length:
+                tokens_of = f", of which {self.objective.type} makes up to {longest:,}"
+                made = tokens_of if longest > length else ""
+                fault = f"{length} tokens{made}, and the model has {model.max_length} positions"
+                most = length * model.max_length // longest
+                yield Problem(key, fault, f"at most {most}, or a larger position.max_length")
+
+    def _lengths(self) -> dict[str, int]:
+        """Return every row length of the run by the key that states it."""
+        lengths = {"data.seq_length": self.data.seq_length}
+        for index, stage in enumerate(self.data.stages):
+            if stage.seq_length is not None:
+                lengths[f"data.stages.{index}.seq_length"] = stage.seq_length
+        return lengths
+
+    def _stage_problems(self) -> Iterator[Problem]:
+        """Yield the lengths that the objective has no use for, and the batches that cannot be cut."""
+        told = set()
+        for key, length in self._lengths().items():
+            for problem in self.objective.misfits(self.tokenizer, length):
+                if problem.key == "data.seq_length":
+                    yield replace(problem, key=key)
+                elif problem not in told:
+                    yield problem
+                    told.add(problem)
+        if any(True for _ in self.train.problems()):
+            return
+        ranks = distributed.world().size
+        for index, stage in enumerate(self.plan.stages[1:]):
+            fits = stage.micro_batch_size * ranks
+            if stage.global_batch_size % fits:
+                fault = (
+                    f"{stage.global_batch_size} is no multiple of micro_batch_size x processes "
+                    f"= {stage.micro_batch_size} x {ranks} = {fits}"
+                )
+                key = f"data.stages.{index}.global_batch_size"
+                yield Problem(key, fault, f"use a multiple of {fits}, or set the stage's micro_batch_size")
 
     def _tokens(self) -> int | None:
         """Return how many tokens a tokenizer that exists already has."""

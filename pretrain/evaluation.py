@@ -1,31 +1,42 @@
-"""Loss and perplexity on the first samples of the validation split."""
+"""Loss and perplexity on the first rows of the validation splits."""
 
 import math
+from collections.abc import Sequence
 
 from lumbre import distributed
 from lumbre.engine import Engine
 
 from .data.loader import evaluation_batches
 from .objectives import Objective
-from .samples import Sample
+from .samples import ValidationSet
 
 
 class LossEvaluator:
     """The objective's loss, the same whatever the number of ranks."""
 
-    def __init__(self, objective: Objective, sample: Sample, num_samples: int, micro_batch_size: int) -> None:
+    def __init__(self, objective: Objective, sets: Sequence[ValidationSet], micro_batch_size: int) -> None:
         self._objective = objective
-        self._sample = sample
-        self._num_samples = num_samples
+        self._sets = sets
         self._micro_batch_size = micro_batch_size
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        """Return loss (nats per target) and perplexity over all ranks."""
+        """Return loss (nats per target) and perplexity over all ranks, and of a mixture each set's loss.
+
+        A mixture's loss is the mean of the sets' losses by their weights in the last stage.
+        """
+        losses = [self._loss(engine, one) for one in self._sets]
+        loss = sum(one.weight * its for one, its in zip(self._sets, losses, strict=True))
+        named = {
+            f"loss/source/{one.name}": its for one, its in zip(self._sets, losses, strict=True) if one.name
+        }
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **named}
+
+    def _loss(self, engine: Engine, one: ValidationSet) -> float:
         world = distributed.world()
         total = count = 0.0
         for batch in evaluation_batches(
-            self._sample,
-            num_rows=self._num_samples,
+            one.sample,
+            num_rows=one.num_rows,
             micro_batch_size=self._micro_batch_size,
             rank=world.rank,
             world_size=world.size,
@@ -35,5 +46,4 @@ class LossEvaluator:
             total += float(term.sum)
             count += term.count
         total, count = distributed.sum_over_ranks([total, count])
-        loss = total / max(count, 1.0)
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        return total / max(count, 1.0)

@@ -15,7 +15,7 @@ from lumbre.run_folder import CONFIG_FILE
 from lumbre.tokenizer import Tokenizer
 
 from .config import PretrainConfig
-from .data.prepare import prepare
+from .data.mixture import prepare_sets
 
 
 def export(run: Path, to: Path) -> None:
@@ -30,7 +30,7 @@ def export(run: Path, to: Path) -> None:
     folder = checkpoints.latest()
     if folder is None:
         raise CheckpointError(f"{run}: has no checkpoint yet; train first")
-    prepared = prepare(config.data, config.tokenizer)
+    prepared = next(iter(prepare_sets(config.data, config.tokenizer).values()))
     saved = checkpoints.state(folder)["identity"]
     if saved["tokenizer"] != prepared.manifest.tokenizer_fingerprint:
         raise DataError(

@@ -18,46 +18,48 @@ from lumbre.trainer import Trainer
 
 from .config import PretrainConfig
 from .data.loader import Loader
-from .data.prepare import prepare as prepare_data
-from .data.shards import PreparedData
+from .data.mixture import prepare_sets
+from .data.plan import Plan, Stage
 from .evaluation import LossEvaluator
 from .export import write_model
 from .objectives import Objective
-from .samples import training_samples, validation_samples
+from .samples import GlobalStream, Sets, validation_sets
 
 CONFIG = PretrainConfig
 
 
 def prepare(config: PretrainConfig) -> ExitStatus:
     """Tokenize the corpus into shards, if that has not been done."""
-    prepared = prepare_data(config.data, config.tokenizer)
-    say(f"data: {prepared.folder}")
+    for name, prepared in prepare_sets(config.data, config.tokenizer).items():
+        say(f"{name or 'data'}: {prepared.folder}")
     return ExitStatus.DONE
 
 
 def main(config: PretrainConfig) -> ExitStatus:
     """Prepare the data, train from scratch or from where the run folder left off, and export the model."""
-    prepared = prepare_data(config.data, config.tokenizer)
+    sets = prepare_sets(config.data, config.tokenizer)
     with distributed.session(config.seed), claim(config.folder) as folder:
-        status, step = pretrain(config, prepared, folder)
+        status, step = pretrain(config, sets, folder)
         record_exit(folder, status, "done" if status == ExitStatus.DONE else "stopped on a signal", step)
     return status
 
 
-def pretrain(config: PretrainConfig, prepared: PreparedData, folder: Path) -> tuple[ExitStatus, int]:
+def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStatus, int]:
     """Train inside a session and a claimed folder; return how it ended and at which step."""
     world = distributed.world()
-    tokenizer = prepared.tokenizer()
+    tokenizer = next(iter(sets.values())).tokenizer()
     objective = config.objective.build(tokenizer, config.seed)
-    training = training_samples(prepared, config.data, objective, config.seed)
-    validation, rows = validation_samples(prepared, config.data, objective)
+    objective.sources = tuple(config.data.mixture)
+    plan = config.plan
+    stream = GlobalStream(sets, config.data, plan, objective, config.seed)
+    validation = validation_sets(sets, config.data, plan, objective, config.eval_samples)
+    steps = stream.steps(config.train.steps, config.data)
     model = build_model(config, tokenizer, objective)
     shape = model.config
-    global_batch, micro_batch = config.train.batch_sizes
-    engine = config.engine.build(model, config.optimizer, micro_batch)
-    run = partial(_run_info, config, folder)
+    engine = config.engine.build(model, config.optimizer, plan.stages[0].micro_batch_size)
+    run = partial(_run_info, config, folder, steps)
     trainer = Trainer(
-        config=config.train,
+        config=config.train.model_copy(update={"steps": steps}),
         seed=config.seed,
         optimizer=config.optimizer,
         schedule=config.schedule,
@@ -65,25 +67,27 @@ def pretrain(config: PretrainConfig, prepared: PreparedData, folder: Path) -> tu
         engine=engine,
         learner=objective,
         batches=lambda start: Loader(
-            training,
-            global_batch_size=global_batch,
-            micro_batch_size=micro_batch,
+            stream,
+            plan,
             rank=world.rank,
             world_size=world.size,
             start_step=start,
-            stop_step=config.train.steps,
+            stop_step=steps,
+            workers=config.data.loader_workers,
         ),
-        evaluator=LossEvaluator(objective, validation, min(rows, config.eval_samples), micro_batch),
+        evaluator=LossEvaluator(objective, validation, plan.stages[-1].micro_batch_size),
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
-        identity=identity(config, shape, prepared),
+        identity=partial(identity, config, shape, sets),
         trackers=lambda start: Trackers.start(run(start), config.tracking) if world.is_main else Trackers(),
-        flops_per_sample=flops_per_sample(shape, *objective.lengths(config.data.seq_length)),
+        samples=lambda step: plan.step(step).first,
+        flops=partial(flops_of_step, shape, objective, plan),
         peak=hardware.peak(engine.device, config.engine.precision),
     )
-    complete = trainer.restore() >= config.train.steps and (folder / "model").is_dir()
+    complete = trainer.restore() >= steps and (folder / "model").is_dir()
     if complete:
-        say(f"{folder}: complete at step {config.train.steps}; set another name, or more train.steps")
-        return ExitStatus.DONE, config.train.steps
+        more = "more train.steps" if steps == config.train.steps else "more data"
+        say(f"{folder}: complete at step {steps}; set another name, or {more}")
+        return ExitStatus.DONE, steps
     write_config(folder, config)
     status = trainer.fit()
     if status == ExitStatus.DONE:
@@ -103,24 +107,47 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer, objective: Objecti
     return model
 
 
-def identity(config: PretrainConfig, model: TransformerConfig, prepared: PreparedData) -> dict[str, Any]:
-    """Return what a checkpoint must share with this run to be continued by it."""
+def flops_of_step(shape: TransformerConfig, objective: Objective, plan: Plan, step: int) -> float:
+    """Return the training FLOPs of step 1, 2, ... by formula."""
+    stage = plan.stage_of_step(step - 1)
+    return stage.global_batch_size * flops_per_sample(shape, *objective.lengths(stage.seq_length))
+
+
+def identity(config: PretrainConfig, model: TransformerConfig, sets: Sets, steps_done: int) -> dict[str, Any]:
+    """Return what a checkpoint of so many steps must share with this run to be continued by it.
+
+    What has not begun by then is free to change: later stages, and sets that only they take.
+    """
+    begun = config.plan.begun(steps_done)
+    names = [name for index, name in enumerate(sets) if any(stage.weights[index] for stage in begun)]
     return {
         "model": model.model_dump(mode="json", serialize_as_any=True),
-        "tokenizer": prepared.manifest.tokenizer_fingerprint,
-        "data": prepared.fingerprint,
-        "data.seq_length": config.data.seq_length,
+        "tokenizer": next(iter(sets.values())).manifest.tokenizer_fingerprint,
+        "data": {name or "corpus": sets[name].fingerprint for name in names},
+        **_stage_identity(begun[0], list(sets)),
+        "data.stages": {
+            str(number): {"after_step": stage.after_step, **_stage_identity(stage, list(sets))}
+            for number, stage in enumerate(begun[1:])
+        },
         "data.packing": config.data.packing.model_dump(mode="json", serialize_as_any=True),
         "objective": config.objective.model_dump(mode="json", serialize_as_any=True),
         "optimizer.type": config.optimizer.type,
-        "train.global_batch_size": config.train.batch_sizes[0],
         "seed": config.seed,
     }
 
 
-def _run_info(config: PretrainConfig, folder: Path, start_step: int) -> RunInfo:
+def _stage_identity(stage: Stage, names: list[str]) -> dict[str, Any]:
+    shares = zip(names, stage.interleave.shares, strict=True)
+    return {
+        "data.seq_length": stage.seq_length,
+        "train.global_batch_size": stage.global_batch_size,
+        "data.weights": {name: str(share) for name, share in shares if name and share},
+    }
+
+
+def _run_info(config: PretrainConfig, folder: Path, steps: int, start_step: int) -> RunInfo:
     tree = config.model_dump(mode="json", serialize_as_any=True)
-    return RunInfo(config.name, folder, tree, config.train.steps, start_step, "pretrain")
+    return RunInfo(config.name, folder, tree, steps, start_step, "pretrain")
 
 
 def say(text: str) -> None:

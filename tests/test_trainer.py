@@ -53,9 +53,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(tmp
         batches=lambda start: poisoned,
         evaluator=poisoned,
         checkpoints=checkpoints,
-        identity={},
+        identity=lambda steps: {},
         trackers=lambda start: Trackers(),
-        flops_per_sample=None,
+        samples=lambda steps: 2 * steps,
+        flops=None,
         peak=Peak(1.0, "none"),
     )
     with pytest.raises(

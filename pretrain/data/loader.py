@@ -1,4 +1,4 @@
-"""Batches ahead of time: samples of the global stream, cut for this rank, made by background threads.
+"""Batches ahead of time: samples of the global stream, cut for this rank, made by a thread or by processes.
 
 Shapes: B rows of a micro batch, T tokens of a row.
 """
@@ -6,16 +6,15 @@ Shapes: B rows of a micro batch, T tokens of a row.
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from typing import Self
 
-import numpy as np
 import torch
 
+from .loader_workers import Arrays, Sample, made_by_workers, stacked
+from .plan import Plan
+
 Batch = dict[str, torch.Tensor]
-Sample = Callable[[int], dict[str, np.ndarray]]
-"""From the index of a sample in the global stream to its row; a pure function."""
 
 HEAD_START_SECONDS = 0.005
 
@@ -26,39 +25,34 @@ IGNORED = -100
 class Loader:
     """Yields, step after step, the list of this rank's micro batches.
 
-    Step s takes the samples [s * G, (s + 1) * G) of the stream, G the global batch size, and rank r of W
-    the r-th of W equal runs of them. The whole state is the number of the next step. A failure in a
-    background thread is raised where the batch was due. Use it as a context manager, or call `close`.
+    A step's samples are the plan's, and rank r of W takes the r-th of W equal runs of them. The whole state
+    is the number of the next step. With `workers`, so many processes make the batches; they send them
+    through pipes, leave nothing in shared memory, and end with this process. A failure is raised where the
+    batch was due. Use it as a context manager, or call `close`.
     """
 
     def __init__(
         self,
         sample: Sample,
+        plan: Plan,
         *,
-        global_batch_size: int,
-        micro_batch_size: int,
         rank: int,
         world_size: int,
         start_step: int,
         stop_step: int,
         prefetch_steps: int = 2,
-        threads: int = 1,
+        workers: int = 0,
     ) -> None:
-        if global_batch_size % (micro_batch_size * world_size):
-            raise ValueError(
-                f"global_batch_size {global_batch_size} is no multiple of micro_batch_size "
-                f"{micro_batch_size} x world size {world_size}"
-            )
-        self.next_step = start_step
+        self.next_step = self._start_step = start_step
         self._stop_step = stop_step
-        self._sample = sample
-        self._global_batch_size = global_batch_size
-        self._micro_batch_size = micro_batch_size
+        self._plan = plan
         self._rank = rank
-        self._share = global_batch_size // world_size
+        self._world_size = world_size
         self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=max(1, prefetch_steps))
         self._closing = threading.Event()
-        self._pool = ThreadPoolExecutor(threads, "rows") if threads > 1 else None
+        for stage in plan.begun(stop_step):
+            self._micro_batches(stage.after_step)
+        self._made = made_by_workers(sample, self._wanted, workers) if workers else self._made_here(sample)
         self._thread = threading.Thread(target=self._produce, args=(start_step,), name="batches", daemon=True)
         self._thread.start()
 
@@ -83,14 +77,35 @@ class Loader:
             self._drain()
             self._thread.join(timeout=0.01)
         self._drain()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._made.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _micro_batches(self, step: int) -> list[range]:
+        """Return the samples of each of this rank's micro batches of a step."""
+        taken = self._plan.step(step)
+        share, rest = divmod(taken.global_batch_size, self._world_size)
+        if rest or share % taken.micro_batch_size:
+            raise ValueError(
+                f"step {step + 1}: global_batch_size {taken.global_batch_size} is no multiple of "
+                f"micro_batch_size {taken.micro_batch_size} x world size {self._world_size}"
+            )
+        first = taken.first + self._rank * share
+        return [
+            range(at, at + taken.micro_batch_size)
+            for at in range(first, first + share, taken.micro_batch_size)
+        ]
+
+    def _wanted(self) -> Iterator[range]:
+        for step in range(self._start_step, self._stop_step):
+            yield from self._micro_batches(step)
+
+    def _made_here(self, sample: Sample) -> Generator[Arrays]:
+        yield from (stacked(sample, indices) for indices in self._wanted())
 
     def _produce(self, step: int) -> None:
         try:
@@ -99,14 +114,7 @@ class Loader:
                     # There is time: let the consumer get into its forward pass, where it does not
                     # need the interpreter, instead of fighting it for that.
                     time.sleep(HEAD_START_SECONDS)
-                start = step * self._global_batch_size + self._rank * self._share
-                samples = range(start, start + self._share)
-                self._ready.put(
-                    [
-                        _batch(self._sample, samples[at : at + self._micro_batch_size], self._pool)
-                        for at in range(0, self._share, self._micro_batch_size)
-                    ]
-                )
+                self._ready.put([_on_host(next(self._made)) for _ in self._micro_batches(step)])
                 step += 1
         except BaseException as error:
             self._ready.put(error)
@@ -133,16 +141,13 @@ def evaluation_batches(
     samples = range(first, last)
     for at in range(0, longest, micro_batch_size):
         if at < len(samples):
-            yield _batch(sample, samples[at : at + micro_batch_size], None)
+            yield _on_host(stacked(sample, samples[at : at + micro_batch_size]))
         else:
-            batch = _batch(sample, range(1), None)
+            batch = _on_host(stacked(sample, range(1)))
             yield batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
 
 
-def _batch(sample: Sample, indices: Sequence[int], pool: ThreadPoolExecutor | None) -> Batch:
-    rows = list((pool.map if pool else map)(sample, indices))
-    batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
-    batch["sample"] = torch.tensor(list(indices), dtype=torch.int64)
-    if torch.cuda.is_available():
-        batch = {key: value.pin_memory() for key, value in batch.items()}
-    return batch
+def _on_host(arrays: Arrays) -> Batch:
+    """Return the arrays as tensors, where there is a GPU in memory that it can read by itself."""
+    batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    return {key: value.pin_memory() for key, value in batch.items()} if torch.cuda.is_available() else batch

@@ -72,14 +72,19 @@ class GlobalOrder:
 
     Where rows come in `windows` equal runs that are each made as a whole, the windows are permuted, and then
     the rows of OPEN_WINDOWS of them at a time, so that neighbours in the stream lie in few windows.
+    Orders of one seed with other `stream` names have nothing to do with each other.
     """
 
-    def __init__(self, rows: int, seed: int, windows: int = 1) -> None:
+    def __init__(self, rows: int, seed: int, windows: int = 1, stream: str = "") -> None:
         self.rows = rows
         self._height = rows // windows
         self._windows = windows
         self._open = min(windows, OPEN_WINDOWS)
-        self._permutation = lru_cache(maxsize=8)(lambda size, *counters: Permutation(size, seed, *counters))
+        digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
+        name = struct.unpack("<q", digest) if stream else ()
+        self._permutation = lru_cache(maxsize=8)(
+            lambda size, *counters: Permutation(size, seed, *name, *counters)
+        )
 
     def __call__(self, sample: int) -> tuple[int, int]:
         """Return (epoch, row) of a sample of the stream."""

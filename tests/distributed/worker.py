@@ -187,9 +187,10 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         batches=lambda start: Batches(start, micro),
         evaluator=NoEvaluation(),
         checkpoints=Checkpoints(folder / str(case["id"]), keep=100),
-        identity={"case": "one"},
+        identity=lambda steps: {"case": "one"},
         trackers=lambda start: Trackers([rows]) if world.is_main else Trackers(),
-        flops_per_sample=1.0,
+        samples=lambda steps: GLOBAL_BATCH * steps,
+        flops=lambda step: float(GLOBAL_BATCH),
         peak=Peak(1.0, "none"),
     )
     if case.get("used"):
