@@ -59,6 +59,7 @@ class Tokenizer:
         self.mask_id: int | None = ids.get("mask")
         # A document that talks about "[MASK]" is text and must not turn into a mask.
         backend.encode_special_tokens = True
+        self._literal = _literal(backend, self.special_ids)
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -114,7 +115,7 @@ class Tokenizer:
         found: list[np.ndarray] = []
         with _all_threads():
             for batch in _batches(pieces):
-                encoded = self.backend.encode_batch_fast(batch, add_special_tokens=False)
+                encoded = self._literal.encode_batch_fast(batch, add_special_tokens=False)
                 found.extend(np.array(encoding.ids, dtype=np.uint32) for encoding in encoded)
         return found
 
@@ -219,6 +220,23 @@ def _roles(folder: Path, backend: tokenizers.Tokenizer) -> dict[str, str]:
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     roles = usual_roles(said_roles(folder), special)
     return {role: token for role, token in roles.items() if backend.token_to_id(token) is not None}
+
+
+def _literal(backend: tokenizers.Tokenizer, special: Collection[int]) -> tokenizers.Tokenizer:
+    """Return what has the same ids, and finds no special token in text.
+
+    Unigram models look for every token of their own vocabulary, "</s>" among them.
+    """
+    content = json.loads(backend.to_str())
+    if content["model"]["type"] != "Unigram":
+        return backend
+    vocabulary = content["model"]["vocab"]
+    for number in special:
+        if number < len(vocabulary):
+            vocabulary[number][0] = f"\0 {number}"
+    content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
+    content["post_processor"] = None
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def _batches(pieces: Sequence[str]) -> Iterator[list[str]]:

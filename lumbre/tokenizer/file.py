@@ -4,24 +4,47 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from lumbre.errors import Problem
+from lumbre.errors import Problem, TokenizerError
 
-from .base import Tokenizer, TokenizerConfig
+from . import formats
+from .base import Tokenizer, TokenizerConfig, read_json
 
 
 class FileTokenizerConfig(TokenizerConfig):
-    """A tokenizer that exists: a tokenizer.json, or a Hugging Face folder that holds one."""
+    """A tokenizer that exists: one of the published files, or a Hugging Face folder that holds it."""
 
     type: Literal["file"] = "file"
     path: str
-    """The tokenizer.json or its folder."""
+    """A tokenizer.json, vocab.txt, vocab.json (merges.txt beside it), spiece.model, or their folder."""
+    lowercase: bool | None = None
+    """Whether a vocab.txt is of lowercased text, where no tokenizer_config.json beside it says so."""
 
     def problems(self) -> Iterator[Problem]:
-        path = Path(self.path)
-        if not path.exists():
-            yield Problem("path", f"{self.path} does not exist", "name a tokenizer.json or a folder with one")
-        elif path.is_dir() and not (path / "tokenizer.json").is_file():
-            yield Problem("path", f"{self.path} holds no tokenizer.json", "save it as a fast tokenizer")
+        """Report files that are missing, and a vocab.txt of which nothing says whether it is lowercased."""
+        files = formats.find(Path(self.path))
+        if isinstance(files, Problem):
+            yield files
+            return
+        if not formats.is_wordpiece(files):
+            if self.lowercase is not None:
+                yield Problem("lowercase", f"{files[0].name} says so itself", "leave the key out")
+            return
+        try:
+            said = read_json(files[0].parent / "tokenizer_config.json").get("do_lower_case")
+        except TokenizerError as error:
+            yield Problem("path", str(error))
+            return
+        if said is None and self.lowercase is None:
+            fault = f"nothing says whether {files[0]} is of lowercased text"
+            yield Problem("lowercase", fault, "set true (uncased) or false (cased)")
+        elif None not in (said, self.lowercase) and said != self.lowercase:
+            yield Problem(
+                "lowercase", f"the tokenizer_config.json beside it says {said}", "leave the key out"
+            )
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        return Tokenizer.load(self.path)
+        for problem in self.problems():
+            raise TokenizerError(f"tokenizer.{problem}")
+        files = formats.find(Path(self.path))
+        assert not isinstance(files, Problem)
+        return formats.read(files, self.lowercase)

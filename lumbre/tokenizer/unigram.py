@@ -21,8 +21,6 @@ from .trained import TrainedConfig
 
 THREADS = 16
 """SentencePiece sums by thread, so that another number rounds otherwise; they need not be as many cores."""
-NEVER = -1000.0
-"""The score of the unknown token: below that of the letters of its name, so that no text is taken for it."""
 RESERVED = str.maketrans({"\0": " ", "\u2585": " "})
 """Characters that SentencePiece marks ends and unknowns with; it would leave out texts that hold them."""
 
@@ -30,7 +28,7 @@ RESERVED = str.maketrans({"\0": " ", "\u2585": " "})
 class UnigramConfig(TrainedConfig):
     """Unigram as T5 has it: the likeliest pieces of words that begin with `▁`, then `</s>`."""
 
-    roles: ClassVar[dict[str, str]] = {"unk": "<unk>", "pad": "<pad>", "eos": "</s>"}
+    roles: ClassVar[dict[str, str]] = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
     type: Literal["unigram"] = "unigram"
     normalization: tuple[Step, ...] = ("nmt", "nfkc", "collapse_spaces")
     """What is done to text first, in order; by default about what SentencePiece calls nmt_nfkc."""
@@ -43,12 +41,12 @@ class UnigramConfig(TrainedConfig):
             backend.normalizer = first_step
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
         backend.decoder = decoders.Metaspace(prepend_scheme="always")
-        unknown, *special = self.special_names
-        pieces = self._train(_sentences(texts, first_step), self.vocab_size - len(special))
-        kept = [(piece, score) for piece, score in pieces if piece not in self.special_names]
-        backend.model = models.Unigram([(unknown, NEVER), *kept], unk_id=0)
-        # Outside the model's vocabulary no text is taken for them.
-        backend.add_special_tokens([unknown, *special])
+        special = self.special_names
+        pieces = self._train(_sentences(texts, first_step), self.vocab_size - len(special) + 1)
+        words = [(piece, score) for piece, score in pieces if piece not in special]
+        unk_id = special.index(self.roles["unk"])
+        backend.model = models.Unigram([*((name, 0.0) for name in special), *words], unk_id=unk_id)
+        backend.add_special_tokens(special)
         tokenizer = self.finished(backend)
         _frame(tokenizer)
         return tokenizer
