@@ -58,6 +58,8 @@ class TransformerConfig(ModelConfig):
     """Number of token embeddings; left out, the tokenizer's size."""
     hidden_size: PositiveInt
     """Width of the residual stream."""
+    embedding_size: PositiveInt | None = None
+    """Width of the embeddings, which a linear map then widens or narrows (ELECTRA); left out, hidden_size."""
     num_layers: PositiveInt
     """Number of blocks."""
     num_decoder_layers: NonNegativeInt = 0
@@ -120,6 +122,11 @@ class TransformerConfig(ModelConfig):
     """Whether maps into the residual stream start smaller by sqrt(2 x num_layers), as GPT-2's."""
 
     @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings."""
+        return self.embedding_size or self.hidden_size
+
+    @property
     def kv_heads(self) -> int:
         """Heads of keys and values."""
         return self.num_kv_heads or self.num_heads
@@ -171,6 +178,14 @@ class TransformerConfig(ModelConfig):
         if N % K:
             fault = f"{K} key/value heads do not divide {N} heads"
             yield Problem("num_kv_heads", fault, f"use {_nearest_divisor(N, K)}")
+        if self.embedding_width != D and not self.head_transform:
+            fault = f"the head's decoder reads {self.embedding_width} numbers, and hidden_size is {D}"
+            yield Problem(
+                "embedding_size", fault, "set head_transform: true, whose linear map is between them"
+            )
+        if self.embedding_width != D and self.num_decoder_layers:
+            fault = "an encoder-decoder's embeddings are as wide as its stacks"
+            yield Problem("embedding_size", fault, "leave it out")
         if not self.first_attention_norm and not (self.norm_position == "pre" and self.embedding_norm):
             fault = "without it the first attention reads what the embedding norm gives, and there is none"
             if self.norm_position == "post":
@@ -187,7 +202,7 @@ class TransformerConfig(ModelConfig):
             yield Problem("causal", fault, "use false; the decoder is causal by itself")
         if self.num_decoder_layers and self.token_types:
             yield Problem("token_types", "an encoder-decoder has none", "use 0")
-        yield from self.position.misfits(D, N, self.head_width)
+        yield from self.position.misfits(self.embedding_width, N, self.head_width)
 
     def architecture(self) -> "TransformerConfig":
         """Return this config."""

@@ -22,19 +22,49 @@ def flops_per_sample(
     block run: 1 for causal language models, the mask probability for masked ones. An encoder-decoder's head
     runs on the decoder's tokens.
     """
+    targets = targets_per_token * (decoder_length if config.num_decoder_layers else seq_length)
+    products = _trunk(config, seq_length, decoder_length, targets) + targets * _head(config)
+    return FORWARD_AND_BACKWARD * 2.0 * products
+
+
+def pair_flops_per_sample(config: TransformerConfig, seq_length: int, targets_per_token: float) -> float:
+    """Return the training FLOPs of one sample of a model with a pair head, which reads its first token."""
+    D, targets = config.hidden_size, targets_per_token * seq_length
+    products = _trunk(config, seq_length, 0, targets + 1) + targets * _head(config) + D * D + 2 * D
+    return FORWARD_AND_BACKWARD * 2.0 * products
+
+
+def electra_flops_per_sample(
+    config: TransformerConfig, generator: TransformerConfig, seq_length: int, targets_per_token: float
+) -> float:
+    """Return the training FLOPs of one sample of ELECTRA: generator, what it draws, and the detector."""
+    D, targets = config.hidden_size, targets_per_token * seq_length
+    products = _trunk(generator, seq_length, 0, targets) + targets * _head(generator)
+    products += _trunk(config, seq_length, 0, seq_length) + seq_length * (D * D + D)
+    drawn = targets * generator.embedding_width * _vocab_size(generator)
+    return FORWARD_AND_BACKWARD * 2.0 * products + 2.0 * drawn
+
+
+def _trunk(config: TransformerConfig, seq_length: int, decoder_length: int, targets: float) -> float:
+    """Return the products of a trunk's forward pass, so many of its tokens asked for."""
     T, S = seq_length, decoder_length
-    D, V = config.hidden_size, _vocab_size(config)
-    products = config.num_layers * T * (_attention(config, T) + _mlp(config))
+    D, E = config.hidden_size, config.embedding_width
+    products = float(T * E * D if E != D else 0)
+    products += config.num_layers * T * (_attention(config, T) + _mlp(config))
     if config.num_decoder_layers:
         block = S * (_attention(config, S) + _mlp(config)) + _cross_attention(config, S, T)
         products += config.num_decoder_layers * block
     elif config.mixture is None:
         # After attending, the last block goes on with the targets alone.
         after = config.num_heads * config.head_width * D + _mlp(config)
-        products -= (1 - targets_per_token) * T * after
-    head = D * V + (D * D if config.head_transform else 0)
-    products += targets_per_token * (S if config.num_decoder_layers else T) * head
-    return FORWARD_AND_BACKWARD * 2.0 * products
+        products -= (T - targets) * after
+    return products
+
+
+def _head(config: TransformerConfig) -> float:
+    """Return the products of a language-model head's forward pass at one target."""
+    D, E, V = config.hidden_size, config.embedding_width, _vocab_size(config)
+    return E * V + (D * E if config.head_transform else 0)
 
 
 def flops_per_token(

@@ -114,11 +114,12 @@ class Transformer(nn.Module):
         super().__init__()
         assert config.vocab_size is not None
         self.config = config
-        D = config.hidden_size
-        self.embedding = embedding or nn.Embedding(config.vocab_size, D)
-        self.position = config.position.build(D, config.num_heads, config.head_width, config.causal)
-        self.token_type_embedding = nn.Embedding(config.token_types, D) if config.token_types else None
-        self.embedding_norm = _norm(config) if config.embedding_norm else None
+        D, E = config.hidden_size, config.embedding_width
+        self.embedding = embedding or nn.Embedding(config.vocab_size, E)
+        self.position = config.position.build(E, config.num_heads, config.head_width, config.causal)
+        self.token_type_embedding = nn.Embedding(config.token_types, E) if config.token_types else None
+        self.embedding_norm = _norm(config, E) if config.embedding_norm else None
+        self.embedding_projection = nn.Linear(E, D, bias=config.bias) if E != D else None
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(config.num_layers))
         self.final_norm = _norm(config) if config.has_final_norm else None
         self.attention_kernel: KernelName = "auto"
@@ -194,7 +195,8 @@ class Transformer(nn.Module):
             types = position_ids.new_zeros(1, 1) if token_type_ids is None else token_type_ids
             x_BTD = x_BTD + self.token_type_embedding(types)
         x_BTD = self.position.embed(x_BTD, position_ids)
-        return x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD)
+        x_BTD = x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD)
+        return x_BTD if self.embedding_projection is None else self.embedding_projection(x_BTD)
 
     def _views(
         self,
@@ -231,8 +233,8 @@ class Transformer(nn.Module):
         return choose("dense", pattern, x_BTD, memory.x_BSD.shape[1])
 
 
-def _norm(config: TransformerConfig) -> nn.Module:
-    return build_norm(config.norm, config.hidden_size, config.norm_epsilon, config.bias)
+def _norm(config: TransformerConfig, size: int | None = None) -> nn.Module:
+    return build_norm(config.norm, size or config.hidden_size, config.norm_epsilon, config.bias)
 
 
 def _attention(config: TransformerConfig, cross: bool) -> Attention:
