@@ -13,7 +13,7 @@ from lumbre.distributed import Stream
 from lumbre.errors import TokenizerError
 from lumbre.models import NO_TARGET, LanguageModel, TransformerConfig
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
-from pretrain.objectives import ClmConfig, MlmConfig, ObjectiveConfig
+from pretrain.objectives import ClmConfig, MlmConfig, ModelKind, Objective, ObjectiveConfig
 from pretrain.objectives.base import Row
 
 TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
@@ -21,8 +21,9 @@ TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """Return a small WordPiece tokenizer."""
-    return WordPieceConfig(vocab_size=612, sentinels=100).build(TEXT)
+    """Return a small WordPiece tokenizer with every special token that an objective's defaults name."""
+    special = ("[R]", "[X]", "[S]", "<fim_prefix>", "<fim_middle>", "<fim_suffix>")
+    return WordPieceConfig(vocab_size=640, sentinels=100, special_tokens=special).build(TEXT)
 
 
 def row(tokenizer: Tokenizer, length: int, documents: int = 1) -> Row:
@@ -88,26 +89,80 @@ def test_clm_predicts_the_next_token_of_the_same_document(tokenizer: Tokenizer) 
     assert labels[63] == NO_TARGET
 
 
-@pytest.mark.parametrize("kind", sorted(ObjectiveConfig.members))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_loss_is_the_summed_cross_entropy(tokenizer: Tokenizer, kind: str, dtype: torch.dtype) -> None:
-    """The head at targets alone gives the loss that full logits give (reference: torch, all positions)."""
-    config = ObjectiveConfig.members[kind]()
-    objective = config.build(tokenizer, 1)  # type: ignore[attr-defined]
-    model_kind = config.model_kinds[0]  # type: ignore[attr-defined]
+every_objective = pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name, one in sorted(ObjectiveConfig.members.items()) for kind in one.model_kinds],  # type: ignore[attr-defined]
+)
+
+
+def build(name: str, kind: ModelKind, tokenizer: Tokenizer) -> tuple[Objective, LanguageModel]:
+    """Return an objective with the defaults of its config, and the small model that it trains."""
     shape = TransformerConfig.model_validate(
         {
-            "causal": model_kind == "decoder",
-            "num_decoder_layers": int(model_kind == "encoder-decoder"),
+            "causal": kind == "decoder",
+            "num_decoder_layers": int(kind == "encoder-decoder"),
             "hidden_size": 16,
             "num_layers": 1,
             "num_heads": 2,
-            "position": {"type": "learned", "max_length": 64},
+            "position": {"type": "learned", "max_length": 128},
         }
     )
-    model = LanguageModel(shape.build(tokenizer.vocab_size)).to(dtype)
-    rows = [objective.apply(row(tokenizer, 64, documents=2), sample) for sample in range(3)]
-    batch = {key: torch.from_numpy(np.stack([one[key] for one in rows])) for key in rows[0]}
+    objective: Objective = ObjectiveConfig.members[name]().build(tokenizer, 1)  # type: ignore[attr-defined]
+    return objective, objective.attach_head(shape.build(tokenizer.vocab_size))
+
+
+def batch_of(objective: Objective, rows: list[Row]) -> dict[str, torch.Tensor]:
+    """Return the samples of these rows as a batch, all of one shape."""
+    samples = [objective.sample(Fixed(rows), index, index) for index in range(len(rows))]
+    return {key: torch.from_numpy(np.stack([one[key] for one in samples])) for key in samples[0]}
+
+
+class Fixed:
+    """A split of these rows."""
+
+    num_windows = 1
+    waste = 0.0
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+        self.num_rows = len(rows)
+
+    def row(self, index: int) -> dict[str, np.ndarray]:
+        return dict(self._rows[index])
+
+
+@every_objective
+def test_every_objective_trains_on_rows_of_one_shape(
+    tokenizer: Tokenizer, name: str, kind: ModelKind
+) -> None:
+    """Forward and backward of what it draws for packed, short and empty rows; its counts are its loss's."""
+    objective, model = build(name, kind, tokenizer)
+    empty = row(tokenizer, 64) | {"document_ids": np.zeros(64, dtype=np.int32)}
+    rows = [row(tokenizer, 64, documents) for documents in (1, 2, 20)]
+    batch = batch_of(objective, [*rows, empty])
+    seq_length, decoder_length, share = objective.lengths(64)
+    assert batch["input_ids"].shape == (4, seq_length)
+    assert batch["labels"].shape[1] == (decoder_length or seq_length)
+    assert 0 < share <= 1
+    output = objective.loss(model, batch)
+    assert objective.counts(batch) == {key: term.count for key, term in output.terms.items()}
+    total = sum(term.sum * term.weight for term in output.terms.values())
+    total.backward()
+    gradients = [one.grad for one in model.parameters() if one.grad is not None]
+    assert all(one.isfinite().all() for one in gradients)
+    assert any(one.any() for one in gradients)
+    assert objective.tokens(batch) > 0
+
+
+@every_objective
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_is_the_summed_cross_entropy(
+    tokenizer: Tokenizer, name: str, kind: ModelKind, dtype: torch.dtype
+) -> None:
+    """The head at targets alone gives the loss that full logits give (reference: torch, all positions)."""
+    objective, model = build(name, kind, tokenizer)
+    model = model.to(dtype)
+    batch = batch_of(objective, [row(tokenizer, 64, documents=2)] * 3)
     term = objective.loss(model, batch).terms["loss"]
     full = model(**{name: batch[name] for name in objective.inputs if name != "labels"}).logits
     expected = F.cross_entropy(full.float().flatten(0, 1), batch["labels"].flatten(), reduction="sum")
@@ -115,8 +170,8 @@ def test_the_loss_is_the_summed_cross_entropy(tokenizer: Tokenizer, kind: str, d
         float(expected.detach()), rel=1e-5 if dtype == torch.float32 else 2e-2
     )
     assert objective.counts(batch) == {"loss": term.count}
-    if model_kind != "encoder-decoder":
-        assert objective.tokens(batch) == 3 * 60
+    read = [int((batch[key] != 0).sum()) for key in batch if key.endswith("document_ids")]
+    assert objective.tokens(batch) == sum(read)
 
 
 def test_a_tokenizer_without_a_mask_is_refused() -> None:

@@ -132,16 +132,16 @@ def test_no_packing_has_more_targets_than_the_decoder_has_room(
     if length < config.min_document_length:
         return
     objective = config.build(tokenizer, 1)
-    targets = {
-        size: int(sum(objective.sizes(size))) + 1 for size in range(config.min_document_length, length + 1)
-    }
+    (denoiser,), sentinels = config.mixture, len(tokenizer.sentinel_ids)
+    lengths = range(config.min_document_length, length + 1)
+    targets = {size: int(sum(denoiser.spans(size, sentinels))) + 1 for size in lengths}
     most = [0] * (length + 1)
     for total in range(1, length + 1):
         most[total] = max(
             [most[total - 1], *(more + most[total - size] for size, more in targets.items() if size <= total)]
         )
     assert most[length] <= objective.lengths(length).decoder_length
-    assert all(size - sum(objective.sizes(size)[:1]) + objective.sizes(size)[1] <= size for size in targets)
+    assert objective.lengths(length).seq_length == length
 
 
 @pytest.mark.parametrize("length", [16, 17, 20, 31, 100, 512, 600])
@@ -299,7 +299,7 @@ def test_a_tokenizer_that_lacks_a_token_is_refused(names: list[str], expected: s
     backend.add_special_tokens(names)
     backend.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(TokenizerError, match=expected):
-        SpanCorruptionConfig().build(Tokenizer.load(tmp_path), 1)
+        SpanCorruptionConfig().build(Tokenizer.load(tmp_path), 1).attach_head(build_model().trunk)
 
 
 @pytest.mark.parametrize(
