@@ -60,6 +60,7 @@ class Tokenizer:
         # A document that talks about "[MASK]" is text and must not turn into a mask.
         backend.encode_special_tokens = True
         self._literal = _literal(backend, self.special_ids)
+        self._prepends = backend.normalizer is not None and b'"Prepend"' in backend.normalizer.__getstate__()
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -104,11 +105,16 @@ class Tokenizer:
         the text has no such place (a megabyte without a space), it is cut anyway. `ids` stands for the
         method of that name.
         """
-        pieces = [list(split_text(text)) for text in texts]
+        pieces = [self.pieces(text) for text in texts]
         encoded = iter((ids or self.ids)([piece for document in pieces for piece in document]))
         begin = np.asarray(self.document_begin, dtype=np.uint32)
         end = np.asarray(self.document_end, dtype=np.uint32)
         return [np.concatenate([begin, *islice(encoded, len(document)), end]) for document in pieces]
+
+    def pieces(self, text: str) -> list[str]:
+        """Return the pieces that a text is encoded in."""
+        first, *others = split_text(text) if text else [text]
+        return [first, *(piece.removeprefix(" ") if self._prepends else piece for piece in others)]
 
     def ids(self, pieces: Sequence[str]) -> list[np.ndarray]:
         """Return the ids (uint32) of each piece of text by the library, without begin and end."""
@@ -128,6 +134,10 @@ class Tokenizer:
         """sha256 of what decides the ids: the canonical tokenizer.json and the roles."""
         content = json.loads(self.backend.to_str())
         content["truncation"] = content["padding"] = None
+        if content["model"]["type"] == "Unigram":
+            # The library reads 17 digits back with another last bit; SentencePiece's numbers have 24.
+            words = content["model"]["vocab"]
+            content["model"]["vocab"] = [[word, float(np.float32(score))] for word, score in words]
         canonical = json.dumps([content, self.specials], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -230,10 +240,10 @@ def _literal(backend: tokenizers.Tokenizer, special: Collection[int]) -> tokeniz
     content = json.loads(backend.to_str())
     if content["model"]["type"] != "Unigram":
         return backend
-    vocabulary = content["model"]["vocab"]
+    words = content["model"]["vocab"]
     for number in special:
-        if number < len(vocabulary):
-            vocabulary[number][0] = f"\0 {number}"
+        if number < len(words):
+            words[number][0] = f"\0 {number}"
     content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
     content["post_processor"] = None
     return tokenizers.Tokenizer.from_str(json.dumps(content))

@@ -19,8 +19,6 @@ from zlib import crc32
 
 import numpy as np
 
-from .pieces import split_text
-
 if TYPE_CHECKING:
     from .base import Tokenizer
 
@@ -62,7 +60,7 @@ class Encoder:
         """
         for group in (AWKWARD, texts) if self.is_fast else ():
             for text in group:
-                pieces = list(split_text(text))
+                pieces = self._tokenizer.pieces(text)
                 if not _same(self._quickly(pieces), self._tokenizer.ids(pieces)):
                     self._fast = None
                     return False

@@ -78,7 +78,8 @@ class UnigramConfig(TrainedConfig):
             raise TokenizerError(f"tokenizer: Unigram cannot be trained: {error}; {remedy}") from error
         trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         numbers = range(1, trained.get_piece_size())
-        return [(trained.id_to_piece(number), trained.get_score(number)) for number in numbers]
+        # Few digits are read back from JSON as they are.
+        return [(trained.id_to_piece(number), round(trained.get_score(number), 6)) for number in numbers]
 
 
 def _sentences(texts: Iterable[str], first_step: normalizers.Normalizer | None) -> Iterator[str]:

@@ -17,12 +17,13 @@ from lumbre.tokenizer import (
     FileTokenizerConfig,
     Tokenizer,
     TokenizerConfig,
+    UnigramConfig,
     WordPieceConfig,
     split_text,
 )
 
 TEXTS = [document.text for document in stdlib.documents("module")][:40]
-TRAINED = [WordPieceConfig(vocab_size=1024), BpeConfig(vocab_size=1024)]
+TRAINED = [WordPieceConfig(vocab_size=1024), BpeConfig(vocab_size=1024), UnigramConfig(vocab_size=1024)]
 NAMES = [config.type for config in TRAINED]
 AWKWARD = ["", "naïve café 東京 🔥", "Talk about [MASK] and <|endoftext|>.", "tabs\tand\n\nlines  here "]
 
@@ -33,30 +34,42 @@ def config(request):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(config):
-    return config.build(TEXTS)
+def built():
+    return {config.type: config.build(TEXTS) for config in TRAINED}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(config, built):
+    return built[config.type]
 
 
 def test_every_kind_is_registered():
-    assert sorted(TokenizerConfig.members) == ["bpe", "file", "wordpiece"]
+    assert sorted(TokenizerConfig.members) == ["bpe", "file", "unigram", "wordpiece"]
 
 
-def test_training_is_the_same_in_every_process_for_any_number_of_threads(config, tokenizer):
+FINGERPRINTS = """
+from lumbre import stdlib
+from lumbre.tokenizer import BpeConfig, UnigramConfig, WordPieceConfig
+texts = [document.text for document in stdlib.documents("module")][:40]
+for kind in WordPieceConfig, BpeConfig, UnigramConfig:
+    print(kind(vocab_size=1024).build(texts).fingerprint)
+"""
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(15, marks=pytest.mark.slow)])
+def test_training_is_the_same_in_every_process_for_any_number_of_threads(built, processes):
     """Hash maps are seeded anew in each process; the bytes must not show it."""
-    program = (
-        "from lumbre import stdlib, tokenizer\n"
-        "texts = [document.text for document in stdlib.documents('module')][:40]\n"
-        f"print(tokenizer.{type(config).__name__}(vocab_size=1024).build(texts).fingerprint)"
-    )
-    for threads in "12":
+    for number in range(processes):
+        threads = str(number % 3 + 1)
         result = subprocess.run(
-            [sys.executable, "-c", program],
-            env=os.environ | {"RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"},
+            [sys.executable, "-c", FINGERPRINTS],
+            env=os.environ
+            | {"RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"},
             capture_output=True,
             text=True,
             check=True,
         )
-        assert result.stdout.strip() == tokenizer.fingerprint
+        assert result.stdout.split() == [built[config.type].fingerprint for config in TRAINED]
 
 
 def test_plain_transformers_reads_a_saved_tokenizer_alike(config, tokenizer, tmp_path):
@@ -71,7 +84,7 @@ def test_plain_transformers_reads_a_saved_tokenizer_alike(config, tokenizer, tmp
     text = "def café(self): return naïve + 1\n\n    # two  spaces 東京\n"
     ours = tokenizer.encode_batch([text])[0].tolist()
     encoded = theirs(text)
-    assert encoded["input_ids"] == (ours if config.type == "wordpiece" else ours[:-1])
+    assert encoded["input_ids"] == (ours[:-1] if config.type == "bpe" else ours)
     assert ("token_type_ids" in encoded) == (config.type == "wordpiece")
     assert theirs(text, truncation=True, max_length=8, padding="max_length")["input_ids"][:3] == ours[:3]
     if config.type == "wordpiece":
@@ -79,7 +92,10 @@ def test_plain_transformers_reads_a_saved_tokenizer_alike(config, tokenizer, tmp
         pair = theirs("one", "two")
         assert pair["input_ids"] == a + b[1:]
         assert pair["token_type_ids"] == [0] * len(a) + [1] * (len(b) - 1)
-    else:
+    if config.type == "unigram":
+        a, b = (tokenizer.encode_batch([part])[0].tolist() for part in ("one", "two"))
+        assert theirs("one", "two")["input_ids"] == a + b
+    if config.type == "bpe":
         assert theirs.decode(encoded["input_ids"]) == text
 
 
@@ -93,8 +109,8 @@ def test_save_and_load_keep_ids_and_fingerprint(tokenizer, tmp_path):
             assert ours.tolist() == its.tolist()
 
 
-def test_documents_begin_and_end_as_the_family_needs():
-    wordpiece, bpe = (one.build(TEXTS) for one in TRAINED)
+def test_documents_begin_and_end_as_the_family_needs(built):
+    wordpiece, bpe, unigram = built.values()
     ids = wordpiece.encode_batch(["some text"])[0].tolist()
     assert (ids[0], ids[-1]) == (wordpiece.cls_id, wordpiece.sep_id)
     assert (wordpiece.pad_id, wordpiece.unk_id, wordpiece.bos_id, wordpiece.eos_id) == (0, 1, None, None)
@@ -102,6 +118,10 @@ def test_documents_begin_and_end_as_the_family_needs():
     assert ids[-1] == bpe.eos_id == bpe.bos_id != bpe.pad_id
     assert bpe.decode(ids) == "some text"
     assert bpe.special_ids == {bpe.eos_id, bpe.pad_id}
+    ids = unigram.encode_batch(["some text"])[0].tolist()
+    assert (ids[-1], unigram.document_begin) == (unigram.eos_id, ())
+    assert (unigram.pad_id, unigram.eos_id, unigram.unk_id, unigram.bos_id) == (0, 1, 2, None)
+    assert unigram.decode(ids) == "some text"
 
 
 def test_a_document_that_names_a_special_token_is_text(tokenizer):
@@ -137,8 +157,8 @@ def test_a_long_document_has_the_ids_of_its_whole_text(tokenizer):
     assert pieces == [*tokenizer.document_begin, *whole, *tokenizer.document_end]
 
 
-def test_a_tokenizer_file_of_another_kind_brings_its_own_roles(tmp_path):
-    bpe = TRAINED[1].build(TEXTS)
+def test_a_tokenizer_file_of_another_kind_brings_its_own_roles(built, tmp_path):
+    bpe = built["bpe"]
     bpe.save(tmp_path)
     settings_file = tmp_path / "tokenizer_config.json"
     said = json.loads(settings_file.read_text())

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, Tokenizer, WordPieceConfig
+from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, Tokenizer, UnigramConfig, WordPieceConfig
 
 TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
-TOKENIZERS = [kind(vocab_size=1024, sentinels=100).build(TEXT) for kind in (WordPieceConfig, BpeConfig)]
+TOKENIZERS = [
+    kind(vocab_size=1024, sentinels=100).build(TEXT) for kind in (WordPieceConfig, BpeConfig, UnigramConfig)
+]
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=["wordpiece", "bpe"])
+@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=["wordpiece", "bpe", "unigram"])
 def test_sentinels_are_special_and_text_that_names_them_is_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
