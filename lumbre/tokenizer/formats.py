@@ -1,6 +1,5 @@
 """The files that tokenizers are published in: tokenizer.json, BERT's, GPT-2's, RoBERTa's, SentencePiece's."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def _read_wordpiece(file: Path, lowercase: bool | None) -> Tokenizer:
 
 def _read_pair(vocabulary_file: Path, merges_file: Path) -> Tokenizer:
     said = read_json(vocabulary_file.parent / "tokenizer_config.json")
-    vocabulary = {**json.loads(vocabulary_file.read_text(encoding="utf-8"))}
+    vocabulary = read_json(vocabulary_file)
     try:
         model = models.BPE.from_file(str(vocabulary_file), str(merges_file))
     except Exception as error:  # the library raises bare Exception
