@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import torch
 from pydantic import ValidationError
@@ -18,9 +18,20 @@ from torch import Tensor, nn
 
 from lumbre.errors import ModelError
 from lumbre.files import explained, sync
-from lumbre.hub.base import SpecialIds, StateDictAdapter, check_names, check_shape, ids
-from lumbre.hub.bert import Bert
+from lumbre.hub.base import (
+    TRUNK,
+    Model,
+    SpecialIds,
+    StateDictAdapter,
+    build_model,
+    check_names,
+    check_shape,
+    head_name,
+    ids,
+)
+from lumbre.hub.bert import Bert, BertPair
 from lumbre.hub.card import auto_class, model_card
+from lumbre.hub.electra import Electra, ElectraGenerator
 from lumbre.hub.gpt2 import Gpt2
 from lumbre.hub.llama import Llama
 from lumbre.hub.modernbert import ModernBert
@@ -28,11 +39,14 @@ from lumbre.hub.qwen3 import Qwen3
 from lumbre.hub.roberta import Roberta
 from lumbre.hub.t5 import T5
 from lumbre.hub.weights import read_json, read_weights, tensor_names
-from lumbre.models import EncoderDecoder, LanguageModel, Transformer, TransformerConfig
+from lumbre.models import Detector, EncoderDecoder, LanguageModel, Transformer, TransformerConfig
 
 ADAPTERS: tuple[StateDictAdapter, ...] = (
     Roberta(),
     Bert(),
+    BertPair(),
+    Electra(),
+    ElectraGenerator(),
     ModernBert(),
     Gpt2(),
     Llama(),
@@ -40,7 +54,6 @@ ADAPTERS: tuple[StateDictAdapter, ...] = (
     T5(),
 )
 LUMBRE = "lumbre"
-TRUNK = "trunk."
 WRITTEN = (".json", ".safetensors", ".md", ".txt", ".model")
 """Endings of what a model folder holds; a folder with anything else is not replaced."""
 
@@ -54,13 +67,13 @@ class SavableTokenizer(SpecialIds, Protocol):
         """Write tokenizer.json and tokenizer_config.json, for a model of that length and those inputs."""
 
 
-def adapter_for(config: TransformerConfig) -> StateDictAdapter | None:
-    """Return the family whose own class expresses the model, or None."""
-    return next((adapter for adapter in ADAPTERS if adapter.misfit(config) is None), None)
+def adapter_for(config: TransformerConfig, kind: type[Model] = LanguageModel) -> StateDictAdapter | None:
+    """Return the family whose own class expresses the model with its heads, or None."""
+    return next((one for one in ADAPTERS if one.kind is kind and one.misfit(config) is None), None)
 
 
 def save(
-    model: LanguageModel,
+    model: Model,
     tokenizer: SavableTokenizer | None,
     folder: str | Path,
     *,
@@ -69,19 +82,20 @@ def save(
     """Write config.json, model.safetensors, the tokenizer and a model card; return the folder.
 
     The folder appears whole or not at all, and an older model in its place is replaced at the end, once
-    `proof` has been given the new one and has raised nothing. Raises ModelError when the folder holds what
-    is no model's, or cannot be written.
+    `proof` has been given the new one and has raised nothing. In model type `lumbre` there is no other head
+    than the language model's. Raises ModelError when the folder holds what is no model's, or cannot be
+    written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    adapter = adapter_for(model.config)
+    adapter = adapter_for(model.config, type(model))
     if adapter is not None:
         config, state = adapter.to_hf_config(model.config, tokenizer), adapter.to_hf_state(model, tokenizer)
         config |= {"model_type": adapter.model_type, "architectures": [adapter.architecture]}
     else:
-        architecture = f"Lumbre{auto_class(model.config).removeprefix('AutoModel')}"
+        architecture = auto_class(model).replace("AutoModelFor", "LumbreFor").replace("Auto", "Lumbre")
         config = {"model_type": LUMBRE, "architectures": [architecture], **ids(tokenizer)}
         if model.config.num_decoder_layers:
             config["decoder_start_token_id"] = config["pad_token_id"]
@@ -106,17 +120,29 @@ def save(
     return folder
 
 
-def load(folder: str | Path) -> LanguageModel:
+@overload
+def load(folder: str | Path) -> LanguageModel: ...
+
+
+@overload
+def load(folder: str | Path, kind: type[Model]) -> Model: ...
+
+
+def load(folder: str | Path, kind: type[Model] = LanguageModel) -> Model:
     """Return our model with the weights of a folder of any family here, in the dtype they are stored in.
 
-    Raises ModelError when a file is missing or damaged, the config asks for what we do not have, or a
-    tensor is missing, extra or misshapen.
+    `kind` says with which heads: a language model's unless told otherwise, and a family that has no others
+    gives these. Raises ModelError when a file is missing or damaged, the config asks for what we do not
+    have, or a tensor is missing, extra or misshapen.
     """
-    config, weights = _read(Path(folder), head=True)
+    folder = Path(folder)
+    config, weights = _read(folder, kind, head=True)
+    model_type = read_config(folder)["model_type"]
+    made = LanguageModel if model_type == LUMBRE else adapter_named(folder, model_type, kind).kind
     with torch.device("meta"):
-        model = LanguageModel(config.build())
+        model = build_model(made, config)
     _fill(model, weights)
-    if config.tied_embeddings:
+    if isinstance(model, LanguageModel) and config.tied_embeddings:
         # Assigning made the embedding another parameter than the head's.
         model.head.decoder.weight = model.trunk.embedding.weight
     return model
@@ -124,7 +150,7 @@ def load(folder: str | Path) -> LanguageModel:
 
 def load_trunk(folder: str | Path) -> Transformer | EncoderDecoder:
     """Return the trunk alone, from a folder with or without a language-model head; raises as `load`."""
-    config, weights = _read(Path(folder), head=False)
+    config, weights = _read(Path(folder), None, head=False)
     with torch.device("meta"):
         trunk = config.build()
     _fill(trunk, {name.removeprefix(TRUNK): tensor for name, tensor in weights.items()})
@@ -160,12 +186,14 @@ def read_architecture(folder: str | Path) -> TransformerConfig:
     return architecture
 
 
-def _read(folder: Path, head: bool) -> tuple[TransformerConfig, dict[str, Tensor]]:
+def _read(folder: Path, kind: type[Model] | None, head: bool) -> tuple[TransformerConfig, dict[str, Tensor]]:
     architecture, config = read_architecture(folder), read_config(folder)
-    state = read_weights(folder)
     if config["model_type"] == LUMBRE:
-        return architecture, _check_own(architecture, state, head)
-    adapter = adapter_named(folder, config["model_type"])
+        if kind is not None and not issubclass(kind, LanguageModel):
+            raise _headless(folder, LUMBRE, kind)
+        return architecture, _check_own(architecture, read_weights(folder), head)
+    adapter = adapter_named(folder, config["model_type"], kind)
+    state = read_weights(folder)
     adapter.check(config, state)
     return architecture, adapter.from_hf_state(architecture, state, head=head)
 
@@ -188,12 +216,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def adapter_named(folder: Path, model_type: str) -> StateDictAdapter:
-    for adapter in ADAPTERS:
-        if adapter.model_type == model_type:
+def adapter_named(folder: Path, model_type: str, kind: type[Model] | None = None) -> StateDictAdapter:
+    """Return the family of a folder, in its class with the heads of `kind`, or else with some of them.
+
+    Raises ModelError where the family is not known, or has none of these heads.
+    """
+    family = [adapter for adapter in ADAPTERS if adapter.model_type == model_type]
+    if family and kind is None:
+        return family[0]
+    for adapter in sorted(family, key=lambda one: one.kind is not kind):
+        if kind is not None and issubclass(kind, adapter.kind):
             return adapter
-    known = ", ".join(sorted([LUMBRE, *(adapter.model_type for adapter in ADAPTERS)]))
+    if family and kind is not None:
+        raise _headless(folder, model_type, kind)
+    known = ", ".join(sorted({LUMBRE, *(adapter.model_type for adapter in ADAPTERS)}))
     raise ModelError(f"{folder / 'config.json'}: model_type is {model_type!r}; supported are {known}")
+
+
+def _headless(folder: Path, model_type: str, kind: type[Model]) -> ModelError:
+    return ModelError(
+        f"{folder}: a folder of model type {model_type!r} has no {head_name(kind)}; "
+        "model.new_head: true starts a fresh one"
+    )
 
 
 def _own_config(folder: Path, config: dict[str, Any]) -> TransformerConfig:
@@ -207,9 +251,14 @@ def _own_config(folder: Path, config: dict[str, Any]) -> TransformerConfig:
         ) from error
 
 
-def _own_state(model: LanguageModel) -> dict[str, Tensor]:
-    """Return every tensor once, under its first name."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.named_parameters()}
+def _own_state(model: Model) -> dict[str, Tensor]:
+    """Return every tensor of what model type `lumbre` has once, under its first name."""
+    parts = (TRUNK,) if isinstance(model, Detector) else (TRUNK, "head.")
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.named_parameters()
+        if name.startswith(parts)
+    }
 
 
 def _check_own(config: TransformerConfig, state: dict[str, Tensor], head: bool) -> dict[str, Tensor]:

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from lumbre.errors import ModelError
-from lumbre.models import LanguageModel, PositionConfig, TransformerConfig
+from lumbre.models import Detector, LanguageModel, PositionConfig, TransformerConfig
 from lumbre.models.config import LayerType
 from lumbre.models.layers import Activation
 
@@ -33,7 +33,11 @@ HF_ACTIVATIONS: dict[Activation, str] = {
 }
 LAYER_TYPES: dict[str, LayerType] = {"full_attention": "global", "sliding_attention": "local"}
 HF_LAYER_TYPES: dict[LayerType, str] = {ours: theirs for theirs, ours in LAYER_TYPES.items()}
-HEAD = "head."
+TRUNK = "trunk."
+Model = LanguageModel | Detector
+"""What a model folder can hold."""
+HEADS: dict[type[Model], str] = {LanguageModel: "language-model head", Detector: "detector's head"}
+PAIR_HEAD = "pair_head"
 
 
 class SpecialIds(Protocol):
@@ -81,7 +85,11 @@ class StateDictAdapter(ABC):
     architecture: ClassVar[str]
     """The transformers class, as config.json names it."""
     auto_class: ClassVar[str]
-    """The transformers Auto class that loads it with its head."""
+    """The transformers Auto class that loads it with its heads."""
+    kind: ClassVar[type[Model]] = LanguageModel
+    """Our model with the same heads."""
+    outputs: ClassVar[Mapping[str, str]] = {"logits": "logits"}
+    """What our model returns, and what theirs calls it."""
     prefix: ClassVar[str] = ""
     """What the names of the trunk's tensors begin with, save in files of the bare trunk."""
 
@@ -116,7 +124,7 @@ class StateDictAdapter(ABC):
         """Return the state under today's names, without what older files hold and no model reads."""
         return dict(state)
 
-    def to_hf_state(self, model: LanguageModel, special: SpecialIds | None = None) -> dict[str, Tensor]:
+    def to_hf_state(self, model: Model, special: SpecialIds | None = None) -> dict[str, Tensor]:
         """Return the weights under the family's names, tied tensors once, each contiguous on the CPU."""
         ours = model.state_dict()
         theirs: dict[str, Tensor] = {}
@@ -138,22 +146,28 @@ class StateDictAdapter(ABC):
         named = {self.prefix + name: tensor for name, tensor in state.items()} if bare else state
         theirs = _untwinned(self.clean(config, named), self.twins(config))
         entries = list(self.entries(config))
-        heads = {name for entry in entries if entry.ours.startswith(HEAD) for name in entry.theirs}
+        heads: dict[str, set[str]] = {}
+        for entry in entries:
+            if not entry.ours.startswith(TRUNK):
+                heads.setdefault(entry.ours.split(".")[0], set()).update(entry.theirs)
         if not head:
-            entries = [entry for entry in entries if not entry.ours.startswith(HEAD)]
-            trunk = {name for name in theirs if name.startswith(self.prefix)} - heads
+            entries = [entry for entry in entries if entry.ours.startswith(TRUNK)]
+            trunk = {name for name in theirs if name.startswith(self.prefix)}.difference(*heads.values())
             theirs = {name: theirs[name] for name in trunk}
         wanted = {name for entry in entries for name in entry.theirs}
-        if heads and wanted - theirs.keys() == heads:
-            raise ModelError(
-                f"the weights have no language-model head: {', '.join(sorted(heads))} of "
-                f"{self.architecture} not there; model.new_head: true starts a fresh head"
-            )
+        absent = wanted - theirs.keys()
+        for part, names in heads.items():
+            if names <= absent:
+                called = "pair head" if part == PAIR_HEAD else head_name(self.kind)
+                raise ModelError(
+                    f"the weights have no {called}: {', '.join(sorted(names))} of {self.architecture} "
+                    "not there; model.new_head: true starts a fresh head"
+                )
         check_names(self.architecture, wanted, theirs.keys())
         with torch.device("meta"):
             shapes = {
                 name: tuple(tensor.shape)
-                for name, tensor in LanguageModel(config.build()).state_dict().items()
+                for name, tensor in build_model(self.kind, config).state_dict().items()
             }
         ours: dict[str, Tensor] = {}
         for entry in entries:
@@ -164,6 +178,16 @@ class StateDictAdapter(ABC):
             )
             ours[entry.ours] = tensor.t() if entry.transposed else tensor
         return ours
+
+
+def build_model(kind: type[Model], config: TransformerConfig) -> Model:
+    """Return a fresh model of that kind."""
+    return kind(cast(Any, config.build()))
+
+
+def head_name(kind: type[Model]) -> str:
+    """Return what the first head of a kind of model is called."""
+    return next(name for base, name in HEADS.items() if issubclass(kind, base))
 
 
 def check_names(what: str, wanted: set[str], found: Any) -> None:
@@ -218,6 +242,7 @@ def unmet(config: TransformerConfig, position: type[PositionConfig], wanted: Map
         return f"position is {kind}, not {position.model_fields['type'].default}"
     plain = {
         "causal": True,
+        "embedding_width": config.hidden_size,
         "num_decoder_layers": 0,
         "kv_heads": config.num_heads,
         "head_width": config.hidden_size / config.num_heads,

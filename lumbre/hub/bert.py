@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., 2018, arXiv:1810.04805) as transformers' BertForMaskedLM."""
+"""BERT (Devlin et al., 2018, arXiv:1810.04805) as transformers' BertForMaskedLM and BertForPreTraining."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from lumbre.hub.base import (
     ids,
     unmet,
 )
-from lumbre.models import TransformerConfig
+from lumbre.models import PairModel, TransformerConfig
 from lumbre.models.position import LearnedConfig
 
 
@@ -59,12 +59,36 @@ class Bert(StateDictAdapter):
 
     def clean(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the pooler and the next-sentence head, which a masked language model has no use for."""
-        unused = (*unread(self.prefix), "cls.seq_relationship.")
-        return {
-            name.replace(".gamma", ".weight").replace(".beta", ".bias"): tensor
-            for name, tensor in state.items()
-            if not name.startswith(unused)
-        }
+        return _renamed(state, unused=(*unread(self.prefix), "cls.seq_relationship."))
+
+
+class BertPair(Bert):
+    """BERT with its pooler and next-sentence head: what it was published with."""
+
+    architecture = "BertForPreTraining"
+    auto_class = "AutoModelForPreTraining"
+    kind = PairModel
+    outputs = {"logits": "prediction_logits", "pair_logits": "seq_relationship_logits"}  # noqa: RUF012
+
+    def entries(self, config: TransformerConfig) -> Iterator[Entry]:
+        """Yield the mapping of every tensor."""
+        yield from super().entries(config)
+        for kind in ("weight", "bias"):
+            yield Entry(f"pair_head.pooler.{kind}", (f"{self.prefix}pooler.dense.{kind}",))
+            yield Entry(f"pair_head.classifier.{kind}", (f"cls.seq_relationship.{kind}",))
+
+    def clean(self, config: TransformerConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the numbers of positions."""
+        return _renamed(state, unused=unread(self.prefix)[1:])
+
+
+def _renamed(state: Mapping[str, Tensor], unused: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the state under today's names, without what begins as `unused` do."""
+    return {
+        name.replace(".gamma", ".weight").replace(".beta", ".bias"): tensor
+        for name, tensor in state.items()
+        if not name.startswith(unused)
+    }
 
 
 def encoder_parts(config: TransformerConfig) -> dict[str, Any]:

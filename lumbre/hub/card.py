@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lumbre.hub.base import StateDictAdapter
-from lumbre.models import LanguageModel, TransformerConfig, parameter_count
+from lumbre.hub.base import Model, StateDictAdapter
+from lumbre.models import Detector, TransformerConfig
 
 CARD = """\
 ---
@@ -26,12 +26,10 @@ Pretrained with Lumbre. {layers} layers, hidden size {hidden}, {heads} heads, {v
 """
 
 
-def model_card(
-    model: LanguageModel, adapter: StateDictAdapter | None, adapters: Sequence[StateDictAdapter]
-) -> str:
+def model_card(model: Model, adapter: StateDictAdapter | None, adapters: Sequence[StateDictAdapter]) -> str:
     """Return the README.md of a model folder."""
     config = model.config
-    auto = adapter.auto_class if adapter else auto_class(config)
+    auto = adapter.auto_class if adapter else auto_class(model)
     usage = f"from transformers import {auto}, AutoTokenizer\n\n"
     usage += 'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")\n'
     usage += f'model = {auto}.from_pretrained("THIS FOLDER")'
@@ -41,15 +39,16 @@ def model_card(
         )
     else:
         usage = f"import lumbre  # registers the model type\n{usage}"
-        misfits = [f"- {other.architecture}: {other.misfit(config)}" for other in adapters]
+        fitting = [other for other in adapters if other.kind is type(model)]
+        misfits = [f"- {other.architecture}: {other.misfit(config)}" for other in fitting]
         note = "Loading it needs Lumbre, as no class of transformers expresses this model:\n\n"
         note += "\n".join(misfits)
-    kind, pipeline = _kind(config)
+    kind, pipeline = _kind(model)
     return CARD.format(
         library="transformers" if adapter else "lumbre",
         pipeline=pipeline,
         kind=kind,
-        millions=parameter_count(config) / 1e6,
+        millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         layers=_layers(config),
         hidden=config.hidden_size,
         heads=config.num_heads,
@@ -60,14 +59,19 @@ def model_card(
     )
 
 
-def auto_class(config: TransformerConfig) -> str:
-    """Return the transformers Auto class of a model with its language-model head."""
-    if config.num_decoder_layers:
+def auto_class(model: Model) -> str:
+    """Return the Auto class of a model of type `lumbre`, which has a language-model head or none."""
+    if isinstance(model, Detector):
+        return "AutoModel"
+    if model.config.num_decoder_layers:
         return "AutoModelForSeq2SeqLM"
-    return "AutoModelForCausalLM" if config.causal else "AutoModelForMaskedLM"
+    return "AutoModelForCausalLM" if model.config.causal else "AutoModelForMaskedLM"
 
 
-def _kind(config: TransformerConfig) -> tuple[str, str]:
+def _kind(model: Model) -> tuple[str, str]:
+    config = model.config
+    if isinstance(model, Detector):
+        return "A detector of replaced tokens", "feature-extraction"
     if config.num_decoder_layers:
         return "An encoder-decoder", "text2text-generation"
     return ("A decoder", "text-generation") if config.causal else ("An encoder", "fill-mask")

@@ -8,7 +8,8 @@ import torch
 
 from lumbre.errors import ModelError, Problem
 from lumbre.hub.auto import load, load_trunk, read_architecture, read_config
-from lumbre.models import LanguageModel, ModelConfig, TransformerConfig
+from lumbre.hub.base import Model
+from lumbre.models import ModelConfig, TransformerConfig
 
 
 class HuggingFaceConfig(ModelConfig):
@@ -18,7 +19,7 @@ class HuggingFaceConfig(ModelConfig):
     path: str
     """Folder with config.json and weights."""
     new_head: bool = False
-    """Whether the language-model head starts afresh, as it must where the folder has none."""
+    """Whether the heads start afresh, as they must where the folder lacks one."""
 
     def problems(self) -> Iterator[Problem]:
         """Report a folder that holds no model that we have."""
@@ -44,9 +45,9 @@ class HuggingFaceConfig(ModelConfig):
         }
 
     @torch.no_grad()
-    def initialise(self, model: LanguageModel) -> None:
+    def initialise(self, model: Model) -> None:
         """Copy the folder's weights into the model; raises ModelError where they do not fit."""
-        found = load_trunk(self.path).state_dict() if self.new_head else load(self.path).state_dict()
-        target = model.trunk if self.new_head else model
-        for name, tensor in target.state_dict().items():
-            tensor.copy_(found[name])
+        found = load_trunk(self.path) if self.new_head else load(self.path, type(model))
+        target = (model.trunk if self.new_head else model).state_dict()
+        for name, tensor in found.state_dict().items():
+            target[name].copy_(tensor)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lumbre.errors import ModelError
-from lumbre.hub.base import Entry, SpecialIds, StateDictAdapter, check_shape, checked, pad_id, unmet
+from lumbre.hub.base import Entry, Model, SpecialIds, StateDictAdapter, check_shape, checked, pad_id, unmet
 from lumbre.hub.bert import encoder_config, encoder_keys, encoder_parts, trunk_entries, unread
-from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.models import TransformerConfig
 from lumbre.models.position import LearnedConfig
 
 POSITIONS = "roberta.embeddings.position_embeddings.weight"
@@ -82,7 +82,7 @@ class Roberta(StateDictAdapter):
             if name in state:
                 check_shape(name, (theirs.max_position_embeddings, theirs.hidden_size), state[name])
 
-    def to_hf_state(self, model: LanguageModel, special: SpecialIds | None = None) -> dict[str, Tensor]:
+    def to_hf_state(self, model: Model, special: SpecialIds | None = None) -> dict[str, Tensor]:
         """Return the weights under RoBERTa's names, with zeros for the positions before the first token's."""
         state = super().to_hf_state(model, special)
         own = state[POSITIONS]

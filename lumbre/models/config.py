@@ -18,6 +18,7 @@ from lumbre.models.mlp import DenseConfig, MlpConfig
 from lumbre.models.position import PositionConfig
 
 if TYPE_CHECKING:
+    from lumbre.models.electra import Detector
     from lumbre.models.encoder_decoder import EncoderDecoder
     from lumbre.models.heads import LanguageModel
     from lumbre.models.transformer import Transformer
@@ -44,7 +45,7 @@ class ModelConfig(Choice):
         config = self.architecture().sized(vocab_size)
         return EncoderDecoder(config) if config.num_decoder_layers else Transformer(config)
 
-    def initialise(self, model: "LanguageModel") -> None:
+    def initialise(self, model: "LanguageModel | Detector") -> None:
         """Put the weights that training starts from into a freshly built model; fresh ones stay."""
 
 

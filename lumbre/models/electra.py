@@ -127,7 +127,7 @@ def generator_config(config: TransformerConfig, width: float, depth: float) -> T
     return config.model_copy(
         update={
             "hidden_size": hidden_size,
-            "embedding_size": config.embedding_width,
+            "embedding_size": None if config.embedding_width == hidden_size else config.embedding_width,
             "num_layers": max(1, round(config.num_layers * depth)),
             "num_heads": heads,
             "num_kv_heads": None,

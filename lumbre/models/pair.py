@@ -46,13 +46,15 @@ class PairModel(LanguageModel):
         **others: Tensor | None,
     ) -> ModelOutput:
         """Return a language model's output, and pair_logits."""
-        inputs = (input_ids, attention_mask, position_ids, document_ids)
         if labels is None:
-            output = super().forward(*inputs, None, None, **others)
+            output = super().forward(
+                input_ids, attention_mask, position_ids, document_ids, None, None, **others
+            )
             return output._replace(pair_logits=self.pair_head(output.last_hidden_state[:, 0]))
         B, T = input_ids.shape
         rows_M = targets(labels)
         firsts_B = torch.arange(0, B * T, T, device=rows_M.device)
+        inputs = (input_ids, attention_mask, position_ids, document_ids)
         x, balance = self.trunk(*inputs, **others, rows_M=torch.cat([firsts_B, rows_M]))
         output = self.predict(x[B:], rows_M, labels, uniform)
         return output._replace(balance=balance, pair_logits=self.pair_head(x[:B]))

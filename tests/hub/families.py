@@ -14,6 +14,7 @@ from transformers.models.modernbert import modeling_modernbert
 
 from lumbre.hub.base import StateDictAdapter
 from lumbre.hub.bert import Bert
+from lumbre.hub.electra import ElectraGenerator
 from lumbre.hub.gpt2 import Gpt2
 from lumbre.hub.llama import Llama
 from lumbre.hub.modernbert import ModernBert
@@ -23,7 +24,7 @@ from lumbre.hub.t5 import T5
 from lumbre.models import LanguageModel
 from lumbre.models.position.sinusoidal import frequencies
 
-ADAPTERS = (Roberta(), Bert(), ModernBert(), Gpt2(), Llama(), Qwen3(), T5())
+ADAPTERS = (Roberta(), Bert(), ElectraGenerator(), ModernBert(), Gpt2(), Llama(), Qwen3(), T5())
 LENGTH = 12
 PAD_ID = 3
 SPECIAL = SimpleNamespace(pad_id=PAD_ID, bos_id=None, eos_id=None, cls_id=None, sep_id=None)
@@ -78,6 +79,25 @@ def robertas(draw: st.DrawFn) -> tuple[StateDictAdapter, Any]:
         pad_token_id=PAD_ID,
     )
     return Roberta(), transformers.RobertaForMaskedLM(config)
+
+
+@st.composite
+def electras(draw: st.DrawFn) -> tuple[StateDictAdapter, Any]:
+    heads = draw(st.integers(1, 3))
+    config = transformers.ElectraConfig(
+        vocab_size=draw(vocabularies),
+        embedding_size=draw(st.integers(2, 20)),
+        hidden_size=heads * draw(st.integers(2, 8)),
+        num_hidden_layers=draw(depths),
+        num_attention_heads=heads,
+        intermediate_size=draw(widths),
+        hidden_act="gelu",
+        max_position_embeddings=draw(lengths),
+        type_vocab_size=draw(st.integers(1, 3)),
+        layer_norm_eps=1e-12,
+        pad_token_id=PAD_ID,
+    )
+    return ElectraGenerator(), transformers.ElectraForMaskedLM(config)
 
 
 @st.composite
@@ -214,7 +234,7 @@ def t5s(draw: st.DrawFn) -> tuple[StateDictAdapter, Any]:
     return T5(), theirs
 
 
-FAMILIES = (berts, robertas, modernberts, gpt2s, llamas, qwen3s, t5s)
+FAMILIES = (berts, robertas, electras, modernberts, gpt2s, llamas, qwen3s, t5s)
 
 
 def paired(adapter: StateDictAdapter, theirs: Any) -> Pair:

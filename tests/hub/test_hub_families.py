@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lumbre.hub.base import StateDictAdapter
 from lumbre.hub.bert import Bert
+from lumbre.hub.electra import ElectraGenerator
 from lumbre.hub.llama import Llama
 from lumbre.hub.qwen3 import Qwen3
 from lumbre.hub.roberta import Roberta
@@ -97,7 +98,8 @@ def test_weights_and_config_come_back_as_they_went(family: Any, data: st.DataObj
     adapter, theirs, ours = paired(*data.draw(family()))
     config = ours.config
     fitting = {type(other) for other in ADAPTERS if other.misfit(config) is None}
-    assert fitting in ({type(adapter)}, {Bert, Roberta})
+    assert type(adapter) in fitting
+    assert len(fitting) == 1 or fitting <= {Bert, Roberta, ElectraGenerator}
     again = adapter.from_hf_config(adapter.to_hf_config(config, SPECIAL))
     assert again.model_dump(serialize_as_any=True) == config.model_dump(serialize_as_any=True)
     state = adapter.to_hf_state(ours, SPECIAL)

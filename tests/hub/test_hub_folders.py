@@ -285,7 +285,7 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
         hub.load(folder)
     rewrite(folder, model_type="mamba")
     with pytest.raises(
-        ModelError, match="'mamba'; supported are bert, gpt2, llama, lumbre, modernbert, qwen3, rob"
+        ModelError, match="'mamba'; supported are bert, electra, gpt2, llama, lumbre, modernbert, qwen3, rob"
     ):
         hub.load(folder)
     rewrite(folder, model_type="lumbre", transformer={"type": "transformer", "causal": True})

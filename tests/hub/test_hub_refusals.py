@@ -9,6 +9,7 @@ import transformers
 from lumbre.errors import ModelError
 from lumbre.hub.base import StateDictAdapter
 from lumbre.hub.bert import Bert
+from lumbre.hub.electra import ElectraGenerator
 from lumbre.hub.gpt2 import Gpt2
 from lumbre.hub.llama import Llama
 from lumbre.hub.modernbert import ModernBert
@@ -105,11 +106,12 @@ def test_a_feature_that_we_do_not_have_is_refused_by_name(
         ("position", {"position": NoneConfig()}, ()),
         ("qk_norm", {"qk_norm": None}, ()),
         ("scaled_attention", {"scaled_attention": None}, ()),
+        ("embedding_width", {"embedding_size": 96}, (ElectraGenerator,)),
         ("scaled_head", {"scaled_head": None}, (T5,)),
         ("num_decoder_layers", {"num_decoder_layers": None}, ()),
-        ("token_types", {"token_types": 2}, (Bert,)),
+        ("token_types", {"token_types": 2}, (Bert, ElectraGenerator)),
         ("first_attention_norm", {"first_attention_norm": None}, ()),
-        ("has_final_norm", {"final_norm": False}, (Bert, Roberta)),
+        ("has_final_norm", {"final_norm": False}, (Bert, Roberta, ElectraGenerator)),
         ("head_transform", {"head_transform": None}, ()),
         ("has_attention_bias", {"attention_bias": None}, (ModernBert, Llama, Qwen3)),
         ("activation", {"activation": "relu"}, (Bert, ModernBert, Gpt2, Llama, Qwen3, T5)),
