@@ -1,9 +1,12 @@
-"""Masked language modelling (Devlin et al., 2019, arXiv:1810.04805, 3.1), masks drawn anew each epoch."""
+"""Masked language modelling (Devlin et al., 2019, arXiv:1810.04805, 3.1), masks drawn anew each epoch.
+
+Shapes: T tokens of a row.
+"""
 
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from lumbre import distributed
 from lumbre.distributed import Stream
@@ -12,6 +15,7 @@ from lumbre.models import NO_TARGET
 from lumbre.tokenizer import Tokenizer
 
 from .base import ModelKind, Objective, ObjectiveConfig, Row
+from .masking import Chosen, SpanLaw, whole_words, word_spans, word_starts, words
 
 
 class MlmConfig(ObjectiveConfig):
@@ -27,18 +31,26 @@ class MlmConfig(ObjectiveConfig):
     """Share of the predicted tokens that the model sees as the mask token."""
     replace_with_random: float = Field(0.1, ge=0, le=1)
     """Share of them that it sees as a random token; it sees the rest as they are."""
+    masking: Literal["token", "whole_word", "span"] = "token"
+    """What is chosen: each token on its own, all pieces of a word, or spans of words as SpanBERT, which are
+    replaced as a whole."""
+    span_decay: float = Field(0.2, gt=0, lt=1)
+    """Probability that a span ends at a word: lengths are geometric."""
+    longest_span: PositiveInt = 10
+    """Most words of a span."""
 
     def build(self, tokenizer: Tokenizer, seed: int) -> "Mlm":
-        """Return the objective; raises TokenizerError when there is no mask token."""
+        """Return the objective; raises TokenizerError when there is no mask token, or nothing marks words."""
         if tokenizer.mask_id is None:
             raise TokenizerError(
-                "objective mlm: the tokenizer has no mask token; use tokenizer.type=wordpiece"
+                "objective mlm: the tokenizer has no mask token; use tokenizer.type=wordpiece, or name <mask> "
+                "in tokenizer.special_tokens"
             )
         return Mlm(self, tokenizer, seed)
 
 
 class Mlm(Objective):
-    """80/10/10 masking; each token is chosen on its own."""
+    """80/10/10 masking of tokens, words or spans."""
 
     def __init__(self, config: MlmConfig, tokenizer: Tokenizer, seed: int) -> None:
         assert tokenizer.mask_id is not None
@@ -47,6 +59,13 @@ class Mlm(Objective):
         self._mask_id = tokenizer.mask_id
         self._special_ids = np.array(sorted(tokenizer.special_ids))
         self._ordinary_ids = np.setdiff1d(np.arange(tokenizer.vocab_size), self._special_ids)
+        self._starts = None if config.masking == "token" else word_starts(tokenizer)
+        if self._starts is None and config.masking != "token":
+            raise TokenizerError(
+                f"objective mlm: masking is {config.masking}, and the tokenizer does not mark where words "
+                "begin; use objective.masking=token"
+            )
+        self._law = SpanLaw(config.mask_probability, config.span_decay, config.longest_span)
         self.targets_per_token = config.mask_probability
 
     def apply(self, row: Row, sample: int, stream: Stream = Stream.NOISE) -> Row:
@@ -56,8 +75,9 @@ class Mlm(Objective):
         chance = distributed.random(self._seed, stream, sample)
         chosen_T, fate_T = chance.random((2, len(tokens_T)))
         other_T = chance.choice(self._ordinary_ids, len(tokens_T))
-        special_T = (row["document_ids"] == 0) | np.isin(tokens_T, self._special_ids)
-        target_T = (chosen_T < config.mask_probability) & ~special_T
+        ordinary_T = (row["document_ids"] != 0) & ~np.isin(tokens_T, self._special_ids)
+        target_T, leader_T = self._choose(row, ordinary_T, chosen_T, chance)
+        fate_T = fate_T[leader_T]
         mask_T = target_T & (fate_T < config.replace_with_mask)
         random_T = target_T & ~mask_T & (fate_T < config.replace_with_mask + config.replace_with_random)
         return {
@@ -65,3 +85,15 @@ class Mlm(Objective):
             "input_ids": np.where(mask_T, self._mask_id, np.where(random_T, other_T, tokens_T)),
             "labels": np.where(target_T, tokens_T, NO_TARGET),
         }
+
+    def _choose(
+        self, row: Row, ordinary_T: np.ndarray, chosen_T: np.ndarray, chance: np.random.Generator
+    ) -> Chosen:
+        """Return what is predicted, from a draw for each token; spans take another for their length."""
+        share = self._config.mask_probability
+        if self._starts is None:
+            return Chosen((chosen_T < share) & ordinary_T, np.arange(len(chosen_T)))
+        found = words(row["input_ids"], row["document_ids"], ordinary_T, self._starts)
+        if self._config.masking == "whole_word":
+            return whole_words(found, chosen_T, share)
+        return word_spans(found, chosen_T, chance.random(len(chosen_T)), self._law)

@@ -17,6 +17,7 @@ from pretrain.objectives import ObjectiveConfig, PrefixLmConfig, SpanCorruptionC
 from pretrain.objectives.base import ModelKind, Row
 from pretrain.objectives.denoiser import Denoiser
 from pretrain.objectives.denoising import Denoising, DenoisingConfig
+from pretrain.objectives.rows import documents as documents_of
 
 TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
 MODES = ("[R]", "[X]", "[S]")
@@ -217,7 +218,7 @@ def test_noise_is_a_function_of_seed_sample_and_document(
     name: str, kind: ModelKind, sample: int, seed: int
 ) -> None:
     config: Any = ObjectiveConfig.members[name]()
-    row = packed([plain(90), plain(90), plain(90)])
+    row = packed([plain(90)] * 20)
     one, two = (build(config, kind, seed=seed).apply(row, sample) for _ in range(2))
     assert all(np.array_equal(one[key], two[key]) for key in one)
     objective = build(config, kind, seed=seed)
@@ -227,8 +228,8 @@ def test_noise_is_a_function_of_seed_sample_and_document(
         objective.apply(row, sample, Stream.EVALUATION_NOISE),
     ):
         assert not np.array_equal(one["labels"], other["labels"])
-    targets = [taken_apart(one, kind, number)[1].tolist() for number in (1, 2, 3)]
-    assert targets[0] != targets[1] or targets[1] != targets[2]
+    targets = [taken_apart(one, kind, number)[1].tolist() for number in range(1, 21)]
+    assert any(target != targets[0] for target in targets)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -298,9 +299,13 @@ def test_ul2_gives_each_document_one_of_seven_denoisers_alike() -> None:
 def test_rates_are_kept() -> None:
     """Rates of 1 and 3, within 3 sigma; a mode is optional."""
     denoisers = [Denoiser(rate=1), Denoiser(rate=3, mean_span_length=None)]
-    found = targets_of(Ul2Config(denoisers=denoisers), 30, 2000)
+    config = Ul2Config(denoisers=denoisers)
+    found = targets_of(config, 30, 2000)
     spans = sum(target[0] == BPE.sentinel_ids[0] for _, target in found)
     within_three_sigma(spans, len(found), 1 / 4)
+    counts = np.array([len(target) for _, target in found])
+    seq_length, _, share = build(config, "decoder").lengths(30)
+    assert abs(counts.mean() - share * seq_length) < 3 * counts.std() / math.sqrt(len(counts))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -362,6 +367,8 @@ def test_a_mode_that_the_tokenizer_lacks_is_refused_early_and_late() -> None:
         TokenizerError, match=r"no special token \[X\]; train one with it in tokenizer\.special"
     ):
         Ul2Config().build(tokenizer.build(TEXT), 1)
+    with pytest.raises(TokenizerError, match="no special token x"):
+        Ul2Config(denoisers=[Denoiser(mode="x")]).build(BPE, 1)
     assert not list(PrefixLmConfig().misfits(BpeConfig(), 128))
 
 
@@ -370,3 +377,8 @@ def test_rows_that_are_longer_than_the_model_are_told_before_data_is_read() -> N
     assert Ul2Config().longest(128, "decoder") == 192
     assert PrefixLmConfig().longest(128, "decoder") == 128
     assert Ul2Config().longest(128, "encoder-decoder") == 136
+
+
+def test_padding_is_no_document_wherever_it_stands() -> None:
+    numbers = np.array([0, 3, 3, 0, 1, 0, 0], dtype=np.int32)
+    assert list(documents_of(numbers)) == [(3, slice(1, 3)), (1, slice(4, 5))]
