@@ -134,4 +134,5 @@ def word_spans(found: Words, chance_T: np.ndarray, length_T: np.ndarray, law: Sp
 def _covered(start: np.ndarray, stop: np.ndarray, length: int) -> np.ndarray:
     """Return which of `length` places lie in one of some ranges that do not overlap."""
     turns = np.bincount(start, minlength=length + 1) - np.bincount(stop, minlength=length + 1)
-    return np.equal(turns[:length].cumsum(), 1)
+    inside: np.ndarray = turns[:length].cumsum() == 1
+    return inside

@@ -43,8 +43,8 @@ class MlmConfig(ObjectiveConfig):
         """Return the objective; raises TokenizerError when there is no mask token, or nothing marks words."""
         if tokenizer.mask_id is None:
             raise TokenizerError(
-                "objective mlm: the tokenizer has no mask token; use tokenizer.type=wordpiece, or name <mask> "
-                "in tokenizer.special_tokens"
+                "objective mlm: the tokenizer has no mask token; use tokenizer.type=wordpiece, or name "
+                "<mask> in tokenizer.special_tokens"
             )
         return Mlm(self, tokenizer, seed)
 

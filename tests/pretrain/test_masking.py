@@ -131,9 +131,13 @@ def test_spans_have_the_lengths_of_spanbert() -> None:
         within_three_sigma((lengths == length).sum(), len(lengths), probability)
     covered = sum(stop - start for start, stop in spans) / count
     assert abs(covered - 0.15) < 3 * 0.15 * math.sqrt(2 / len(spans))
-    documents = np.arange(count) % 7 == 0
+    documents = np.arange(count) % 8 == 0
+    inside = np.zeros(count, dtype=bool)
     for start, stop in law.spans(documents, *numbers.random((2, count))):
-        assert start // 7 == (stop - 1) // 7
+        assert start // 8 == (stop - 1) // 8
+        inside[start:stop] = True
+    for place in inside.reshape(-1, 8).T:
+        within_three_sigma(place.sum(), len(place), 0.15)
 
 
 def test_a_span_has_one_fate_and_the_tokens_of_a_word_have_their_own() -> None:
