@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,11 +138,13 @@ def test_a_signal_saves_and_a_second_job_is_refused(project: "Project") -> None:
 def test_a_checkpoint_of_another_run_is_refused_and_left_alone(project: "Project") -> None:
     folder = project.folder / "runs/unbroken"
     before = contents(folder)
-    done = project.lumbre("pretrain", "run.yaml", "name=unbroken", "seed=4", "model.num_heads=4")
+    changes = ("seed=4", "model.num_heads=4", "tokenizer.special_tokens=[<|new|>]")
+    done = project.lumbre("pretrain", "run.yaml", "name=unbroken", *changes)
     assert done.returncode == 2
     assert "is a checkpoint of another run" in done.stderr
     assert "seed: it has 3, this run 4" in done.stderr
     assert "model.num_heads: it has 2, this run 4" in done.stderr
+    assert re.search("tokenizer: it has '[0-9a-f]{64}', this run '[0-9a-f]{64}'", done.stderr)
     assert contents(folder) == before
 
 
