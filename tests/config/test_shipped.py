@@ -11,6 +11,7 @@ from lumbre.engine import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import ModelConfig
 from lumbre.optim import OptimizerConfig
+from lumbre.tokenizer import TokenizerConfig
 from pretrain.config import PretrainConfig
 from pretrain.data.config import DataConfig
 
@@ -23,6 +24,7 @@ ROOMS = {
     "data": DataConfig,
     "engine": EngineConfig,
     "optimizer": OptimizerConfig,
+    "tokenizer": TokenizerConfig,
 }
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 
