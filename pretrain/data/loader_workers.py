@@ -1,8 +1,10 @@
 """Processes that make micro batches ahead of time, run by torch's DataLoader."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -41,7 +43,7 @@ def made_by_workers(sample: Sample, wanted: Callable[[], Iterator[range]], worke
             num_workers=workers,
             collate_fn=_as_it_is,
             multiprocessing_context="fork",
-            worker_init_fn=_begin,
+            worker_init_fn=partial(_begin, os.getpid()),
             generator=torch.Generator(),
         )
         batches = iter(loader)
@@ -91,8 +93,10 @@ def _as_it_is(made: Any) -> Any:
     return made
 
 
-def _begin(_: int) -> None:
+def _begin(parent: int, _: int) -> None:
     """Leave signals to the training process, which saves before it stops, and end when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before it could be asked for
+        os._exit(1)

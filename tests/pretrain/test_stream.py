@@ -170,6 +170,18 @@ def deliver(sets, data, file, rank, world, micro, workers, start, stop):
                     lines.write(f"{start + number} {k} {digest(row)}\n")
 
 
+def ends(group):
+    """Return whether every process of a group ends within some seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
 @pytest.mark.slow
 def test_the_stream_is_the_same_through_kills_on_any_layout(sets, data, tmp_path):
     """Ranks are killed at random moments and go on from the last whole step in another random layout."""
@@ -183,8 +195,10 @@ def test_the_stream_is_the_same_through_kills_on_any_layout(sets, data, tmp_path
         files = [tmp_path / f"{killed}-{rank}" for rank in range(world)]
         children = []
         for rank, file in enumerate(files):
+            file.touch()
             child = os.fork()
             if not child:
+                os.setpgid(0, 0)
                 try:
                     deliver(sets, data, file, rank, world, micro, workers, start, steps)
                 finally:
@@ -198,6 +212,7 @@ def test_the_stream_is_the_same_through_kills_on_any_layout(sets, data, tmp_path
             layouts[world, workers] += 1
         for child in children:
             os.waitpid(child, 0)
+            assert ends(child), "a worker outlives its rank"
         lines = [line for file in files for line in file.read_text().splitlines(keepends=True)]
         whole = Counter()
         for step, k, found in (line.split() for line in lines if line.endswith("\n")):
