@@ -56,6 +56,10 @@ class PretrainConfig(RunConfig):
             fault = f"is trained anew, and the weights of {self.model.path} know another"
             yield Problem("tokenizer.type", fault, f"use tokenizer: {{type: file, path: {self.model.path}}}")
         yield from self._stage_problems()
+        packing, readable = self.data.packing.type, self.objective.packings
+        if readable and packing not in readable:
+            fault = f"objective {self.objective.type} reads rows of {' or '.join(readable)}, not of {packing}"
+            yield Problem("data.packing.type", fault, f"use {readable[0]}")
         try:
             model = self.model.architecture()
         except ModelError:
@@ -64,6 +68,10 @@ class PretrainConfig(RunConfig):
         if kind not in wanted:
             fault = f"objective {self.objective.type} on {DESCRIPTIONS[kind]}"
             yield Problem("model", fault, f"choose {', or '.join(EXAMPLES[one] for one in wanted)}")
+        else:
+            for problem in self.objective.model_misfits(model):
+                started = isinstance(self.model, HuggingFaceConfig) and problem.key.startswith("model.")
+                yield replace(problem, key="model.path") if started else problem
         tokens = self._tokens()
         if model.vocab_size is not None and tokens is not None and model.vocab_size < tokens:
             fault = (

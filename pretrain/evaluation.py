@@ -22,18 +22,28 @@ class LossEvaluator:
     def evaluate(self, engine: Engine) -> dict[str, float]:
         """Return loss (nats per target) and perplexity over all ranks, and of a mixture each set's loss.
 
-        A mixture's loss is the mean of the sets' losses by their weights in the last stage.
+        A mixture's loss is the mean of the sets' losses by their weights in the last stage. An objective's
+        other terms, if it has some to measure, are `loss/TERM`.
         """
-        losses = [self._loss(engine, one) for one in self._sets]
-        loss = sum(one.weight * its for one, its in zip(self._sets, losses, strict=True))
+        losses = [self._losses(engine, one) for one in self._sets]
+        loss, *others = (
+            sum(one.weight * its[place] for one, its in zip(self._sets, losses, strict=True))
+            for place in range(len(self._objective.measured))
+        )
+        terms = dict(zip(self._objective.measured[1:], others, strict=True))
         named = {
-            f"loss/source/{one.name}": its for one, its in zip(self._sets, losses, strict=True) if one.name
+            f"source/{one.name}": its[0] for one, its in zip(self._sets, losses, strict=True) if one.name
         }
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **named}
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            **{f"loss/{name}": value for name, value in {**terms, **named}.items()},
+        }
 
-    def _loss(self, engine: Engine, one: ValidationSet) -> float:
+    def _losses(self, engine: Engine, one: ValidationSet) -> list[float]:
         world = distributed.world()
-        total = count = 0.0
+        names = self._objective.measured
+        totals, counts = [0.0] * len(names), [0.0] * len(names)
         for batch in evaluation_batches(
             one.sample,
             num_rows=one.num_rows,
@@ -42,8 +52,9 @@ class LossEvaluator:
             world_size=world.size,
         ):
             on_device = {name: tensor.to(engine.device) for name, tensor in batch.items()}
-            term = self._objective.loss(engine.forward(), on_device).terms["loss"]
-            total += float(term.sum)
-            count += term.count
-        total, count = distributed.sum_over_ranks([total, count])
-        return total / max(count, 1.0)
+            terms = self._objective.loss(engine.forward(), on_device).terms
+            for place, name in enumerate(names):
+                totals[place] += float(terms[name].sum)
+                counts[place] += terms[name].count
+        sums = distributed.sum_over_ranks([*totals, *counts])
+        return [total / max(count, 1.0) for total, count in zip(sums, sums[len(names) :], strict=False)]

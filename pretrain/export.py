@@ -10,12 +10,13 @@ from lumbre import config as configs
 from lumbre import distributed, hub
 from lumbre.checkpoint import Checkpoints, Reader
 from lumbre.errors import CheckpointError, DataError, ModelError
-from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.models import Detector, LanguageModel, TransformerConfig
 from lumbre.run_folder import CONFIG_FILE
 from lumbre.tokenizer import Tokenizer
 
 from .config import PretrainConfig
 from .data.mixture import prepare_sets
+from .objectives import Objective, ObjectiveConfig
 
 
 def export(run: Path, to: Path) -> None:
@@ -43,22 +44,36 @@ def export(run: Path, to: Path) -> None:
         name: reader.read("param", name, 0, torch.Size(shape).numel()).view(shape)
         for name, shape in reader.shapes.items()
     }
-    write_model(weights, shape, prepared.tokenizer(), to)
+    tokenizer = prepared.tokenizer()
+    objective = ObjectiveConfig.model_validate(saved["objective"]).build(tokenizer, config.seed)
+    write_model(weights, objective, shape, tokenizer, to)
 
 
 def write_model(
-    weights: Mapping[str, torch.Tensor] | None, shape: TransformerConfig, tokenizer: Tokenizer, folder: Path
+    weights: Mapping[str, torch.Tensor] | None,
+    objective: Objective,
+    shape: TransformerConfig,
+    tokenizer: Tokenizer,
+    folder: Path,
 ) -> None:
-    """Write the model folder on the main rank and verify it; other ranks (weights None) do nothing."""
+    """Write the model folder on the main rank and verify it; other ranks (weights None) do nothing.
+
+    Where the objective trains several models, each has a folder, its name that of the first with an ending.
+    """
     if weights is None:
         return
-    model = LanguageModel(shape.build())
+    model = objective.attach_head(shape.build())
     names = [name for name, _ in model.named_parameters()]
     lacking = [name for name in names if name not in weights]
     if lacking:
         raise CheckpointError(f"the checkpoint lacks {lacking[0]}, and {len(lacking) - 1} more")
     # Tied tensors have a second name, which is left out.
     model.load_state_dict({name: weights[name] for name in names}, strict=False)
+    for ending, part in objective.exports(model).items():
+        _write_folder(part, tokenizer, folder.with_name(f"{folder.name}{ending}"))
+
+
+def _write_folder(model: LanguageModel | Detector, tokenizer: Tokenizer, folder: Path) -> None:
     differences: list[float] = []
 
     def proof(fresh: Path) -> None:

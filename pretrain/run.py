@@ -10,7 +10,7 @@ from lumbre import distributed, hardware
 from lumbre.checkpoint import Checkpoints
 from lumbre.errors import ExitStatus
 from lumbre.hub import HuggingFaceConfig
-from lumbre.models import LanguageModel, TransformerConfig, flops_per_sample
+from lumbre.models import Electra, LanguageModel, TransformerConfig
 from lumbre.run_folder import claim, record_exit, write_config
 from lumbre.tokenizer import Tokenizer
 from lumbre.tracking import RunInfo, Trackers
@@ -91,16 +91,19 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
     write_config(folder, config)
     status = trainer.fit()
     if status == ExitStatus.DONE:
-        write_model(engine.state_dict(), shape, tokenizer, folder / "model")
+        write_model(engine.state_dict(), objective, shape, tokenizer, folder / "model")
     # Ranks end together: a launcher takes one that is long behind the others for lost.
     distributed.barrier()
     return status, trainer.step
 
 
-def build_model(config: PretrainConfig, tokenizer: Tokenizer, objective: Objective) -> LanguageModel:
+def build_model(
+    config: PretrainConfig, tokenizer: Tokenizer, objective: Objective
+) -> LanguageModel | Electra:
     """Return the model with the weights that training starts from, its vocabulary the tokenizer's."""
     model = objective.attach_head(config.model.build(tokenizer.vocab_size))
-    config.model.initialise(model)
+    for ending, part in objective.exports(model).items():
+        config.model.initialise(part, ending)
     if isinstance(config.model, HuggingFaceConfig) and (asked := config.model.left_out()):
         listed = ", ".join(f"{key} {value:g}" for key, value in asked.items())
         say(f"{config.model.path}: {listed}: left out, pretraining here has no dropout")
@@ -110,7 +113,7 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer, objective: Objecti
 def flops_of_step(shape: TransformerConfig, objective: Objective, plan: Plan, step: int) -> float:
     """Return the training FLOPs of step 1, 2, ... by formula."""
     stage = plan.stage_of_step(step - 1)
-    return stage.global_batch_size * flops_per_sample(shape, *objective.lengths(stage.seq_length))
+    return stage.global_batch_size * objective.flops(shape, stage.seq_length)
 
 
 def identity(config: PretrainConfig, model: TransformerConfig, sets: Sets, steps_done: int) -> dict[str, Any]:

@@ -45,9 +45,15 @@ class HuggingFaceConfig(ModelConfig):
         }
 
     @torch.no_grad()
-    def initialise(self, model: Model) -> None:
-        """Copy the folder's weights into the model; raises ModelError where they do not fit."""
-        found = load_trunk(self.path) if self.new_head else load(self.path, type(model))
+    def initialise(self, model: Model, ending: str = "") -> None:
+        """Copy the folder's weights into the model; raises ModelError where they do not fit.
+
+        A model beside the first starts afresh where there is no folder of its own.
+        """
+        folder = Path(f"{self.path.rstrip('/')}{ending}")
+        if ending and not folder.is_dir():
+            return
+        found = load_trunk(folder) if self.new_head else load(folder, type(model))
         target = (model.trunk if self.new_head else model).state_dict()
         for name, tensor in found.state_dict().items():
             target[name].copy_(tensor)

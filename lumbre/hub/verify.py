@@ -66,7 +66,7 @@ def verify_export(model: Model, folder: str | Path, seed: int = 0) -> float:
 
 def _compare_packed(folder: Path, ours: Model, output: str, theirs: Forward, inputs: Inputs) -> float:
     """Compare three documents in one row of ours with each alone in theirs."""
-    row = {name: inputs[name][:1] for name in ("input_ids", "token_type_ids") if name in inputs}
+    row: Inputs = {name: inputs[name][:1] for name in ("input_ids", "token_type_ids") if name in inputs}
     T = row["input_ids"].shape[1]
     if T < 3:
         return 0.0

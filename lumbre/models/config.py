@@ -45,8 +45,11 @@ class ModelConfig(Choice):
         config = self.architecture().sized(vocab_size)
         return EncoderDecoder(config) if config.num_decoder_layers else Transformer(config)
 
-    def initialise(self, model: "LanguageModel | Detector") -> None:
-        """Put the weights that training starts from into a freshly built model; fresh ones stay."""
+    def initialise(self, model: "LanguageModel | Detector", ending: str = "") -> None:
+        """Put the weights that training starts from into a freshly built model; fresh ones stay.
+
+        `ending` is that of the folder's name where an objective trains and exports several models.
+        """
 
 
 class TransformerConfig(ModelConfig):

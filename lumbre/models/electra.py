@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumbre.models.config import TransformerConfig
-from lumbre.models.heads import LanguageModel, ModelOutput, targets
+from lumbre.models.heads import NO_TARGET, LanguageModel, ModelOutput, targets
 from lumbre.models.init import init_weights
 from lumbre.models.layers import ACTIVATIONS
 from lumbre.models.position import Learned
@@ -64,7 +64,7 @@ class ElectraOutput(NamedTuple):
     generator: ModelOutput
     """The generator's losses on the masked tokens, and what it drew for them."""
     loss: Tensor
-    """The detector's binary cross-entropy in nats, summed over all tokens but padding."""
+    """The detector's binary cross-entropy in nats, summed over the tokens that it is asked about."""
     replaced_BT: Tensor
     """Which tokens the detector was to find; what the generator restores is no replacement."""
 
@@ -86,23 +86,24 @@ class Electra(nn.Module):
         *,
         labels: Tensor,
         uniform: Tensor,
+        original_labels: Tensor,
     ) -> ElectraOutput:
         """Return both losses on masked input_ids [B, T].
 
-        `labels` hold the tokens that were masked (-100 elsewhere), `uniform` in [0, 1) decides what the
-        generator draws for each. No gradient goes through what is drawn.
+        `labels` hold the tokens that the generator is to restore, and `uniform` in [0, 1) decides what it
+        draws for each; `original_labels` hold every token that the detector is asked about (-100 is none in
+        either). No gradient goes through what is drawn.
         """
         places = {"position_ids": position_ids, "document_ids": document_ids}
         generated = self.generator(input_ids, labels=labels, uniform=uniform, **places)
         rows_M = targets(labels)
         read_BT = input_ids.flatten().index_copy(0, rows_M, generated.samples).view_as(input_ids)
-        replaced_BT = (labels >= 0) & (read_BT != labels)
+        asked_BT = original_labels != NO_TARGET
+        replaced_BT = asked_BT & (read_BT != original_labels)
         logits_BT = self.detector(read_BT, **places).logits
         exact = logits_BT if logits_BT.dtype.itemsize >= 4 else logits_BT.float()
         losses_BT = F.binary_cross_entropy_with_logits(exact, replaced_BT.type_as(exact), reduction="none")
-        if document_ids is not None:
-            losses_BT = losses_BT.masked_fill(document_ids == 0, 0.0)
-        return ElectraOutput(generated, losses_BT.sum(), replaced_BT)
+        return ElectraOutput(generated, losses_BT.masked_fill(~asked_BT, 0.0).sum(), replaced_BT)
 
 
 def _sharing(trunk: Transformer, other: Transformer) -> Transformer:
@@ -133,5 +134,6 @@ def generator_config(config: TransformerConfig, width: float, depth: float) -> T
             "num_kv_heads": None,
             "head_size": None,
             "intermediate_size": None,
+            "head_transform": True,
         }
     )

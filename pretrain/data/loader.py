@@ -19,7 +19,7 @@ Batch = dict[str, torch.Tensor]
 HEAD_START_SECONDS = 0.005
 
 IGNORED = -100
-"""The label of a token that is no target."""
+"""The label of what is no target; arrays of labels have names that end so."""
 
 
 class Loader:
@@ -144,7 +144,8 @@ def evaluation_batches(
             yield _on_host(stacked(sample, samples[at : at + micro_batch_size]))
         else:
             batch = _on_host(stacked(sample, range(1)))
-            yield batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
+            labels = (name for name in batch if name.endswith("labels"))
+            yield batch | {name: torch.full_like(batch[name], IGNORED) for name in labels}
 
 
 def _on_host(arrays: Arrays) -> Batch:

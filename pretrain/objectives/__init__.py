@@ -4,7 +4,10 @@ from .base import ModelKind, Objective, ObjectiveConfig
 from .clm import ClmConfig
 from .fim import FimConfig
 from .mlm import MlmConfig
+from .next_sentence import NextSentenceConfig
 from .prefix_lm import PrefixLmConfig
+from .replaced_token import ReplacedTokenConfig
+from .sentence_order import SentenceOrderConfig
 from .span_corruption import SpanCorruptionConfig
 from .ul2 import Ul2Config
 
@@ -13,9 +16,12 @@ __all__ = [
     "FimConfig",
     "MlmConfig",
     "ModelKind",
+    "NextSentenceConfig",
     "Objective",
     "ObjectiveConfig",
     "PrefixLmConfig",
+    "ReplacedTokenConfig",
+    "SentenceOrderConfig",
     "SpanCorruptionConfig",
     "Ul2Config",
 ]

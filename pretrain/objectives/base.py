@@ -14,7 +14,17 @@ from torch import nn
 from lumbre.config import Choice
 from lumbre.distributed import Stream
 from lumbre.errors import Problem
-from lumbre.models import NO_TARGET, EncoderDecoder, LanguageModel, Transformer
+from lumbre.models import (
+    NO_TARGET,
+    Detector,
+    Electra,
+    EncoderDecoder,
+    LanguageModel,
+    ModelOutput,
+    Transformer,
+    TransformerConfig,
+    flops_per_sample,
+)
 from lumbre.tokenizer import Tokenizer, TokenizerConfig
 from lumbre.trainer import Batch, LossOutput, Term
 
@@ -47,6 +57,8 @@ class Objective(ABC):
     """The arrays of a row that the model is given, by the names of its arguments."""
     sources: tuple[str, ...] = ()
     """The sets of a mixture, in the order of the numbers in batch["source"]; each one's loss is reported."""
+    measured: tuple[str, ...] = ("loss",)
+    """The terms that an evaluation reports."""
     _balance_weight: float | None = None
     """Weight of the experts' balance loss; None where the model has no experts."""
     _layers = 0
@@ -66,12 +78,25 @@ class Objective(ABC):
         """Return how long the model's rows are for rows of `seq_length` tokens, the same for every row."""
         return Lengths(seq_length, 0, self.targets_per_token)
 
-    def attach_head(self, trunk: Transformer | EncoderDecoder) -> LanguageModel:
-        """Return the trunk with the head that the objective trains."""
+    def flops(self, config: TransformerConfig, seq_length: int) -> float:
+        """Return the training FLOPs of one sample on a model, for rows of `seq_length` tokens."""
+        return flops_per_sample(config, *self.lengths(seq_length))
+
+    def attach_head(self, trunk: Transformer | EncoderDecoder) -> LanguageModel | Electra:
+        """Return the trunk with the heads that the objective trains."""
         mixture = trunk.config.mixture
         self._balance_weight = None if mixture is None else mixture.balance_weight
         self._layers = trunk.config.num_layers + trunk.config.num_decoder_layers
+        return self.model(trunk)
+
+    def model(self, trunk: Transformer | EncoderDecoder) -> LanguageModel | Electra:
+        """Return the model that the objective trains around a trunk."""
         return LanguageModel(trunk)
+
+    def exports(self, model: nn.Module) -> dict[str, LanguageModel | Detector]:
+        """Return what of a model is written to a folder, by the ending of the folder's name."""
+        assert isinstance(model, LanguageModel)
+        return {"": model}
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of targets, with experts that of rows times layers, and each source's targets."""
@@ -86,14 +111,19 @@ class Objective(ABC):
         return int((batch["document_ids"] != 0).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Run the model; return each term as a sum."""
+        return LossOutput(self.terms(batch, model(**{name: batch[name] for name in self.inputs})))
+
+    def terms(self, batch: Batch, output: ModelOutput) -> dict[str, Term]:
         """Return the cross-entropy in nats, summed over targets, the experts' balance loss, and each source's
         cross-entropy, which adds nothing to the gradient."""
-        output = model(**{name: batch[name] for name in self.inputs})
+        assert output.loss is not None
+        assert output.losses is not None
         counts = self.counts(batch)
         terms = {"loss": Term(output.loss, counts["loss"])}
-        if self._balance_weight is not None:
+        if self._balance_weight is not None and output.balance is not None:
             terms["balance"] = Term(output.balance, counts["balance"], self._balance_weight)
-        return LossOutput(terms | self.source_terms(batch, output.losses, counts))
+        return terms | self.source_terms(batch, output.losses, counts)
 
     def source_terms(
         self, batch: Batch, losses_M: torch.Tensor, counts: Mapping[str, float]
@@ -118,9 +148,15 @@ class ObjectiveConfig(Choice):
 
     model_kinds: ClassVar[tuple[ModelKind, ...]]
     """What kinds of model the objective trains."""
+    packings: ClassVar[tuple[str, ...]] = ()
+    """The packings that it can read rows of; none named is any."""
 
     def misfits(self, tokenizer: TokenizerConfig, seq_length: int) -> Iterator[Problem]:
         """Yield what the objective needs of the tokenizer and the rows and does not find."""
+        yield from ()
+
+    def model_misfits(self, model: TransformerConfig) -> Iterator[Problem]:
+        """Yield what the objective needs of a model of the right kind and does not find."""
         yield from ()
 
     def longest(self, seq_length: int, kind: ModelKind) -> int:

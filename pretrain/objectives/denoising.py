@@ -100,7 +100,7 @@ class Denoising(Objective):
         self._end = tokenizer.document_end
         self._arrange(two_stacks=True)
 
-    def attach_head(self, trunk: Transformer | EncoderDecoder) -> LanguageModel:
+    def model(self, trunk: Transformer | EncoderDecoder) -> LanguageModel:
         """Return the trunk with its head, and from now on rows for a model of its kind.
 
         Raises TokenizerError where an encoder-decoder's rows need a token that the tokenizer does not have.
@@ -112,7 +112,7 @@ class Denoising(Objective):
                 f"objective {self._config.type}: the tokenizer has no {missing} an encoder-decoder's "
                 "documents with; use tokenizer.type=bpe"
             )
-        return super().attach_head(trunk)
+        return LanguageModel(trunk)
 
     def lengths(self, seq_length: int) -> Lengths:
         """Return what a row of any documents fits into; expected are the targets of one document."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from lumbre.errors import Problem, TokenizerError
-from lumbre.tokenizer import Tokenizer, TrainedConfig
+from lumbre.tokenizer import FileTokenizerConfig, Tokenizer, TokenizerConfig, TrainedConfig
+from lumbre.tokenizer.base import USUAL_NAMES, usual_roles
 
 
 def missing(objective: str, names: Sequence[str], tokenizer: TrainedConfig) -> Iterator[Problem]:
@@ -12,6 +13,25 @@ def missing(objective: str, names: Sequence[str], tokenizer: TrainedConfig) -> I
     if absent:
         fault = f"objective {objective} needs {', '.join(absent)}"
         yield Problem("tokenizer.special_tokens", fault, f"add [{', '.join(map(repr, absent))}]")
+
+
+def lacking_roles(objective: str, roles: Sequence[str], tokenizer: TokenizerConfig) -> Iterator[Problem]:
+    """Yield the roles of special tokens that the tokenizer does not have, or will not once it is trained."""
+    if isinstance(tokenizer, TrainedConfig):
+        found = usual_roles(tokenizer.roles, tokenizer.special_tokens)
+        remedy = "use wordpiece"
+    elif isinstance(tokenizer, FileTokenizerConfig):
+        try:
+            found = tokenizer.build([]).specials
+        except TokenizerError:
+            return
+        remedy = "use another, or train one with tokenizer.type=wordpiece"
+    else:
+        return
+    absent = [USUAL_NAMES[role][0] for role in roles if role not in found]
+    if absent:
+        fault = f"objective {objective} needs {', '.join(absent)}, and {tokenizer.type} has none"
+        yield Problem("tokenizer.type", fault, remedy)
 
 
 def special_id(objective: str, name: str, tokenizer: Tokenizer) -> int:

@@ -36,8 +36,12 @@ class PaddedRows:
 
     def row(self, index: int) -> Row:
         """Return a row: a document, or one of the pieces that it was cut into."""
-        document = int(np.searchsorted(self._rows_before, index, side="right")) - 1
+        document = self.document(index)
         begin, end = self._documents.document(document)
         start = begin + (index - int(self._rows_before[document])) * self._length
         tokens = self._documents.tokens(start, min(start + self._length, end))
         return filled(tokens, np.empty(0, dtype=np.int64), self._length, self._pad)
+
+    def document(self, index: int) -> int:
+        """Return the number of a row's document."""
+        return int(np.searchsorted(self._rows_before, index, side="right")) - 1
