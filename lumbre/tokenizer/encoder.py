@@ -89,14 +89,12 @@ def _same(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> bool:
 
 
 def _definition(tokenizer: "Tokenizer") -> str | None:
-    """Return the tokenizer.json for gigatoken, or None where it would read more or less out of it.
+    """Return the tokenizer.json for gigatoken, without added tokens: what names a special one is text.
 
-    Added tokens are left out, so that what names one is text; one that is not special is found in text
-    by the library.
+    The library finds added tokens that are not special in text; where there are any, it does the work.
     """
     content = json.loads(tokenizer.backend.to_str())
-    text_only = all(token["special"] for token in content["added_tokens"])
-    if content["model"]["type"] != "BPE" or content["normalizer"] is not None or not text_only:
+    if not all(token["special"] for token in content["added_tokens"]):
         return None
     nothing: dict[str, Any] = {"truncation": None, "padding": None, "post_processor": None}
     return json.dumps(content | nothing | {"added_tokens": []})

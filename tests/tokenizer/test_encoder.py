@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ pytest.importorskip("gigatoken")
 TEXTS = [document.text for document in stdlib.documents("module")][:40]
 BPE = BpeConfig(vocab_size=1024, sentinels=2, special_tokens=("<|user|>",)).build(TEXTS)
 FAST = BPE.encoder()
+COMPOSED = BpeConfig(vocab_size=600, normalization=("nfc",)).build(TEXTS[:9])
+NFC = COMPOSED.encoder()
 
 
 def listed(ids: list[np.ndarray]) -> list[list[int]]:
@@ -64,9 +67,25 @@ def test_text_that_names_a_special_token_is_text():
         assert not BPE.special_ids.intersection(ids[:-1].tolist())
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from(["e", "\u0301", "É", "각", "ᄀ", "\u11a8", " ", "가"])))
+def test_fast_and_plain_ids_are_equal_where_letters_are_composed(parts):
+    assert NFC.is_fast
+    assert listed(NFC.encode_batch(["".join(parts)])) == listed(COMPOSED.encode_batch(["".join(parts)]))
+
+
+def test_added_tokens_that_are_not_special_are_found_in_text_by_the_library():
+    backend = tokenizers.Tokenizer.from_str(BPE.backend.to_str())
+    backend.add_tokens(["lookup"])
+    added = Tokenizer(backend, BPE.specials)
+    assert not added.encoder().is_fast
+    assert backend.token_to_id("lookup") in added.encoder().encode_batch(["a lookup table"])[0]
+
+
 def test_what_gigatoken_does_not_take_is_the_library_s():
     lowercase = BpeConfig(normalization=("nfc", "lowercase")).build(TEXTS[:9])
-    for tokenizer in (WordPieceConfig().build(TEXTS[:9]), UnigramConfig().build(TEXTS[:9]), lowercase):
+    others = [kind(vocab_size=600).build(TEXTS[:9]) for kind in (WordPieceConfig, UnigramConfig)]
+    for tokenizer in (*others, lowercase):
         plain = tokenizer.encoder()
         assert not plain.is_fast
         assert not plain.prove(TEXTS[:9])

@@ -3,7 +3,9 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,17 +56,32 @@ def test_spaces_and_compatibility_characters_are_tidied():
 
 
 def test_a_corpus_of_special_names_teaches_none_of_them():
-    text = "<pad> </s> <unk> <extra_id_0> <|user|> \u2585 \0 ▁ some words " * 200
-    tokenizer = UnigramConfig(vocab_size=512, sentinels=1, special_tokens=("<|user|>",)).build([text])
+    text = "<pad> </s> <unk> <extra_id_0> <|user|> <ℂ>b <ℂ>c <ℂ> \u2585 \0 ▁ some words " * 200
+    config = UnigramConfig(vocab_size=512, sentinels=1, special_tokens=("<|user|>", "<ℂ>"), normalization=())
+    tokenizer = config.build([text])
     (ids,) = tokenizer.encode_batch([text])
     assert tokenizer.special_ids.intersection(ids[:-1].tolist()) <= {tokenizer.unk_id}
-    assert len(tokenizer.special_ids) == 5
+    assert len(tokenizer.special_ids) == 6
+    words = [piece for piece, _ in json.loads(tokenizer.backend.to_str())["model"]["vocab"]]
+    assert len(words) == len(set(words))
 
 
 def test_scores_are_the_same_after_saving(tmp_path):
     TOKENIZER.save(tmp_path)
     again = json.loads(Tokenizer.load(tmp_path).backend.to_str())
     assert again["model"] == MODEL
+
+
+def test_a_score_s_last_bit_is_not_in_the_fingerprint(tmp_path):
+    """Published scores have 24 bits, of which the library reads some back as another number of 53."""
+    scores = -np.random.default_rng(0).gamma(9, size=500).astype(np.float32)
+    words = [("<unk>", 0.0), *((f"w{index}", float(score)) for index, score in enumerate(scores))]
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram(words, unk_id=0))
+    tokenizer = Tokenizer(backend, {"unk": "<unk>"})
+    tokenizer.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.backend.to_str() != backend.to_str()
+    assert again.fingerprint == tokenizer.fingerprint
 
 
 def test_text_that_teaches_nothing_is_explained():
