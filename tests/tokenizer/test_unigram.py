@@ -56,9 +56,9 @@ def test_spaces_and_compatibility_characters_are_tidied():
 
 
 def test_a_corpus_of_special_names_teaches_none_of_them():
-    text = "<pad> </s> <unk> <extra_id_0> <|user|> <ℂ>b <ℂ>c <ℂ> \u2585 \0 ▁ some words " * 200
+    text = "<pad> </s> <unk> <extra_id_0> <|user|> \u2585 \0 ▁ some words " * 200
     config = UnigramConfig(vocab_size=512, sentinels=1, special_tokens=("<|user|>", "<ℂ>"), normalization=())
-    tokenizer = config.build([text])
+    tokenizer = config.build([text, "<ℂ>b <ℂ>c <ℂ> <Ω₪> ◌ <ªª>" * 300])
     (ids,) = tokenizer.encode_batch([text])
     assert tokenizer.special_ids.intersection(ids[:-1].tolist()) <= {tokenizer.unk_id}
     assert len(tokenizer.special_ids) == 6
