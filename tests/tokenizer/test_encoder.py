@@ -47,7 +47,7 @@ def test_fast_and_plain_ids_of_every_character_are_equal():
     points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     for start in range(0, len(points), 1 << 14):
         letters = map(chr, points[start : start + (1 << 14)])
-        texts = [f"a{c}b1{c}2 {c} !{c}{c}x'{c}  {c}" for c in letters]
+        texts = [f"a{c}1{c} {c}!{c}{c} " for c in letters]
         assert listed(FAST.encode_batch(texts)) == listed(BPE.encode_batch(texts))
 
 

@@ -56,7 +56,7 @@ for kind in WordPieceConfig, BpeConfig, UnigramConfig:
 """
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_training_is_the_same_in_every_process_for_any_number_of_threads(built, processes):
     """Hash maps are seeded anew in each process; the bytes must not show it."""
     for number in range(processes):
