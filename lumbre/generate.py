@@ -18,6 +18,8 @@ from lumbre.files import write_json
 SAMPLES_FILE = "samples.json"
 MASKS = ("[MASK]", "<mask>")
 """Either stands for the tokenizer's own mask token."""
+HEADLESS = ("ElectraForPreTraining", "LumbreModel")
+"""The classes of detectors of replaced tokens."""
 FILLS = 5
 BAR_WIDTH = 24
 
@@ -178,6 +180,7 @@ def _load(folder: Path) -> tuple[Speak, Speaker]:
     with _explained(folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = _tokenizer(folder)
+        _check_head(folder, config)
         speak, name = _kind(config, tokenizer)
         if speak is _fill and tokenizer.mask_token is None:
             raise ValueError("it is an encoder, and its tokenizer has no mask token")
@@ -190,7 +193,10 @@ def _load(folder: Path) -> tuple[Speak, Speaker]:
         )
         faults = {
             "lacks": sorted(report["missing_keys"]),
-            "holds what is no part of it:": sorted(report["unexpected_keys"]),
+            # Classes of pretraining have other heads beside the language model's.
+            "holds what is no part of it:": []
+            if "ForPreTraining" in _architectures(config)
+            else sorted(report["unexpected_keys"]),
             "has of another shape:": sorted(f"{key}" for key, *_ in report["mismatched_keys"]),
         }
         for fault, tensors in faults.items():
@@ -217,11 +223,24 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def _architectures(config: Any) -> str:
+    return " ".join(config.architectures or ())
+
+
+def _check_head(folder: Path, config: Any) -> None:
+    """Raise ValueError for a class without a language-model head."""
+    name = _architectures(config)
+    if name in HEADLESS:
+        generator = folder.with_name(f"{folder.name}-generator")
+        there = f"; its generator, which has one, is {generator}" if generator.is_dir() else ""
+        raise ValueError(f"{name} has no language-model head{there}")
+
+
 def _kind(config: Any, tokenizer: Any) -> tuple[Speak, str]:
     """Return how the model speaks, and the Auto class that loads it so."""
     if config.is_encoder_decoder:
         return _answer, "AutoModelForSeq2SeqLM"
-    names = " ".join(config.architectures or ())
+    names = _architectures(config)
     if config.model_type == "lumbre":
         fills = not config.is_decoder
     elif "CausalLM" in names or "LMHead" in names:

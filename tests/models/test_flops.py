@@ -10,19 +10,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumbre import config as configs
 from lumbre.models import (
+    Electra,
     LanguageModel,
     ModelConfig,
+    PairModel,
     TransformerConfig,
+    electra_flops_per_sample,
     flops_per_sample,
     flops_per_token,
+    generator_config,
+    pair_flops_per_sample,
     parameter_count,
 )
 from lumbre.models.mixture import MixtureOfExperts
+from lumbre.models.sampling import sample_linear
 
 SHIPPED = sorted(Path("configs/model").glob("*.yaml"))
 PUBLISHED = {
     "bert-base": 109_514_298,
     "bert-large": 335_174_458,
+    "electra-base": 109_514_298,
+    "electra-small": 13_546_682,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
@@ -83,6 +91,38 @@ def test_flops_are_what_torch_counts(file: Path, share: float) -> None:
         (loss if hidden.balance is None else loss + hidden.balance).backward()
     counted = counter.get_total_flops() / 2
     assert flops_per_sample(config, length, decoder_length, share) == pytest.approx(counted, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "bert-base", "electra-small"])
+def test_flops_of_a_pair_head_are_what_torch_counts(name: str) -> None:
+    config, length, share = shipped(Path(f"configs/model/{name}.yaml")), 128, 0.25
+    with torch.device("meta"):
+        model = PairModel(config.build())  # type: ignore[arg-type]
+        input_ids = torch.zeros(2, length, dtype=torch.int64)
+        rows = torch.arange(2 + int(2 * length * share))
+    with FlopCounterMode(display=False) as counter:
+        x = model.trunk(input_ids, rows_M=rows).x_BTD
+        (model.head(x[2:]).sum() + model.pair_head(x[:2]).sum()).backward()
+    counted = counter.get_total_flops() / 2
+    assert pair_flops_per_sample(config, length, share) == pytest.approx(counted, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "electra-base", "electra-small"])
+def test_flops_of_a_detector_and_its_generator_are_what_torch_counts(name: str) -> None:
+    config, length, share = shipped(Path(f"configs/model/{name}.yaml")), 128, 0.25
+    made = generator_config(config, 0.25, 1.0)
+    with torch.device("meta"):
+        model = Electra(config.build(), made)  # type: ignore[arg-type]
+        input_ids = torch.zeros(2, length, dtype=torch.int64)
+        rows = torch.arange(int(2 * length * share))
+        head = model.generator.head
+        with FlopCounterMode(display=False) as counter:
+            x = model.generator.trunk(input_ids, rows_M=rows).x_BTD
+            (head(x).sum() + model.detector(input_ids).logits.sum()).backward()
+            read = torch.zeros(len(rows), made.embedding_width)
+            sample_linear(read, head.decoder.weight, head.decoder.bias, torch.zeros(len(rows)))
+    counted = counter.get_total_flops() / 2
+    assert electra_flops_per_sample(config, made, length, share) == pytest.approx(counted, rel=1e-3)
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
