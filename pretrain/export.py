@@ -70,10 +70,10 @@ def write_model(
     # Tied tensors have a second name, which is left out.
     model.load_state_dict({name: weights[name] for name in names}, strict=False)
     for ending, part in objective.exports(model).items():
-        _write_folder(part, tokenizer, folder.with_name(f"{folder.name}{ending}"))
+        _write_folder(part, tokenizer, folder.with_name(f"{folder.name}{ending}"), objective.remark)
 
 
-def _write_folder(model: LanguageModel | Detector, tokenizer: Tokenizer, folder: Path) -> None:
+def _write_folder(model: LanguageModel | Detector, tokenizer: Tokenizer, folder: Path, remark: str) -> None:
     differences: list[float] = []
 
     def proof(fresh: Path) -> None:
@@ -82,7 +82,7 @@ def _write_folder(model: LanguageModel | Detector, tokenizer: Tokenizer, folder:
         except ModelError as error:
             raise ModelError(str(error).replace(str(fresh), str(folder))) from error
 
-    hub.save(model, tokenizer, folder, proof=proof)
+    hub.save(model, tokenizer, folder, proof=proof, remark=remark)
     if distributed.world().is_main:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"exported: {folder} (largest logit difference to transformers {differences[0]:.1e})")

@@ -78,13 +78,14 @@ def save(
     folder: str | Path,
     *,
     proof: Callable[[Path], object] | None = None,
+    remark: str = "",
 ) -> Path:
     """Write config.json, model.safetensors, the tokenizer and a model card; return the folder.
 
     The folder appears whole or not at all, and an older model in its place is replaced at the end, once
     `proof` has been given the new one and has raised nothing. In model type `lumbre` there is no other head
     than the language model's. Raises ModelError when the folder holds what is no model's, or cannot be
-    written.
+    written. The card ends with the `remark`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -111,7 +112,7 @@ def save(
             raise ModelError(
                 f"{folder}: the weights cannot be written: {error}; free some space, or choose another folder"
             ) from error
-        (fresh / "README.md").write_text(model_card(model, adapter, ADAPTERS), encoding="utf-8")
+        (fresh / "README.md").write_text(model_card(model, adapter, ADAPTERS, remark), encoding="utf-8")
         if tokenizer is not None:
             limit, types = model.config.max_length, model.config.token_types > 0
             tokenizer.save(fresh, model_max_length=limit, token_type_ids=types)

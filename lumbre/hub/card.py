@@ -26,8 +26,10 @@ Pretrained with Lumbre. {layers} layers, hidden size {hidden}, {heads} heads, {v
 """
 
 
-def model_card(model: Model, adapter: StateDictAdapter | None, adapters: Sequence[StateDictAdapter]) -> str:
-    """Return the README.md of a model folder."""
+def model_card(
+    model: Model, adapter: StateDictAdapter | None, adapters: Sequence[StateDictAdapter], remark: str = ""
+) -> str:
+    """Return the README.md of a model folder; `remark` is what else there is to say of the model."""
     config = model.config
     auto = adapter.auto_class if adapter else auto_class(model)
     usage = f"from transformers import {auto}, AutoTokenizer\n\n"
@@ -55,7 +57,7 @@ def model_card(model: Model, adapter: StateDictAdapter | None, adapters: Sequenc
         vocabulary=config.vocab_size,
         position=type(config.position).model_fields["type"].default,
         usage=usage,
-        note=note,
+        note=f"{note}\n\n{remark}" if remark else note,
     )
 
 

@@ -59,6 +59,8 @@ class Objective(ABC):
     """The sets of a mixture, in the order of the numbers in batch["source"]; each one's loss is reported."""
     measured: tuple[str, ...] = ("loss",)
     """The terms that an evaluation reports."""
+    remark: str = ""
+    """What the card of its models says beside how they are loaded."""
     _balance_weight: float | None = None
     """Weight of the experts' balance loss; None where the model has no experts."""
     _layers = 0

@@ -26,6 +26,10 @@ from .denoiser import Denoiser
 from .rows import documents, filled, packed
 from .special import missing, special_id
 
+REMARK = """\
+It was trained to see what it is given in both directions, and to go on from there. As a plain decoder it
+reads a prompt from left to right, which it was not trained to do; our own model of this folder
+(`lumbre.hub.load`) takes a `prefix_mask` with the input."""
 DECODER = ("decoder_input_ids", "decoder_position_ids", "decoder_document_ids")
 
 
@@ -156,6 +160,7 @@ class Denoising(Objective):
         """Make rows for an encoder-decoder, or for a decoder alone."""
         self._two_stacks = two_stacks
         self.inputs = (*Objective.inputs, *(DECODER if two_stacks else ("prefix_mask",)))
+        self.remark = "" if two_stacks else REMARK
         sizes = partial(row_lengths, self._config, two_stacks=two_stacks, sentinels=len(self._sentinels))
         self._lengths = cache(sizes)
 

@@ -64,7 +64,8 @@ def test_export_is_proven_for_each_family(name: str, tmp_path: Path, tokenizer: 
     model = shipped(name)
     adapter = hub.adapter_for(model.config)
     assert (adapter.architecture if adapter else None) == FAMILIES[name]
-    folder = hub.save(model, tokenizer, tmp_path / "runs" / "model")
+    remark = "It was made for this test."
+    folder = hub.save(model, tokenizer, tmp_path / "runs" / "model", remark=remark)
     assert hub.verify_export(model, folder) <= 1e-4
     names = {path.name for path in folder.iterdir()}
     wanted = {"config.json", "model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json"}
@@ -73,6 +74,7 @@ def test_export_is_proven_for_each_family(name: str, tmp_path: Path, tokenizer: 
     assert transformers.AutoTokenizer.from_pretrained(folder).vocab_size <= 512 if adapter else True
     card = (folder / "README.md").read_text()
     assert ("needs Lumbre" in card) == (adapter is None)
+    assert card.endswith(f"\n\n{remark}\n")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

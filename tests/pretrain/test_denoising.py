@@ -1,6 +1,7 @@
 """Objectives that split documents into what is read and what is predicted: on both kinds of model."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lumbre import hub
 from lumbre.distributed import Stream
 from lumbre.errors import TokenizerError
 from lumbre.models import NO_TARGET, LanguageModel, TransformerConfig
@@ -382,3 +384,19 @@ def test_rows_that_are_longer_than_the_model_are_told_before_data_is_read() -> N
 def test_padding_is_no_document_wherever_it_stands() -> None:
     numbers = np.array([0, 3, 3, 0, 1, 0, 0], dtype=np.int32)
     assert list(documents_of(numbers)) == [(3, slice(1, 3)), (1, slice(4, 5))]
+
+
+def test_the_card_of_a_decoder_says_how_it_was_trained_to_read(tmp_path: Path) -> None:
+    """And our own model of the exported folder reads so."""
+    objective = PrefixLmConfig().build(BPE, 1)
+    assert not objective.remark
+    model = objective.attach_head(trunk("decoder"))
+    assert isinstance(model, LanguageModel)
+    folder = hub.save(model, BPE, tmp_path / "model", remark=objective.remark)
+    assert "see what it is given in both directions" in (folder / "README.md").read_text()
+    input_ids = torch.arange(300, 312)[None]
+    prefix = torch.arange(12)[None] < 6
+    with torch.no_grad():
+        both = [one(input_ids, prefix_mask=prefix).logits for one in (model, hub.load(folder))]
+        assert not torch.equal(both[0], model(input_ids).logits)
+    torch.testing.assert_close(*both)
