@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ USUAL_NAMES = {
 
 SENTINEL = "<extra_id_{}>"
 """T5's names of the tokens that stand for a span of text (Raffel et al., 2019, arXiv:1910.10683, 3.1.4)."""
+
+SPECIAL_NAME = re.compile(r"[^\w\s]\S*[^\W_]\S*[^\w\s]")
+"""A name that tokenizers do not leave whole where it is text: punctuation around letters."""
+NAMING = "put letters between punctuation, without spaces: <|name|>"
 
 BATCH_CHARACTERS = 1 << 20
 UNLIMITED = 10**30

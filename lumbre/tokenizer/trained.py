@@ -1,6 +1,5 @@
 """What the tokenizers that learn from the corpus share."""
 
-import re
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -9,13 +8,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from lumbre.errors import Problem
 
-from .base import SENTINEL, Tokenizer, TokenizerConfig, usual_roles
+from .base import NAMING, SENTINEL, SPECIAL_NAME, Tokenizer, TokenizerConfig, usual_roles
 from .normalization import Step
 
 LEAST_VOCABULARY = 512
-
-_NAME = re.compile(r"[^\w\s]\S*[^\W_]\S*[^\w\s]")
-"""A name that no pre-tokenizer leaves whole: punctuation around letters."""
 
 
 class TrainedConfig(TokenizerConfig):
@@ -60,9 +56,8 @@ class TrainedConfig(TokenizerConfig):
             key = f"special_tokens.{index}"
             if names.index(name) < len(names) - len(self.special_tokens) + index:
                 yield Problem(key, f"{name!r} is a special token already", "leave it out")
-            elif not _NAME.fullmatch(name):
-                fault = f"{name!r} could be a word of the text"
-                yield Problem(key, fault, "put letters between punctuation, without spaces: <|name|>")
+            elif not SPECIAL_NAME.fullmatch(name):
+                yield Problem(key, f"{name!r} could be a word of the text", NAMING)
 
     def finished(self, backend: tokenizers.Tokenizer) -> Tokenizer:
         """Return the trained tokenizer with its roles, those of further special tokens included."""

@@ -129,6 +129,27 @@ def test_tokens_added_later_are_part_of_the_tokenizer(bpe, tmp_path):
         load(tmp_path)
 
 
+def test_special_tokens_are_added_to_those_of_the_files(bpe, spiece, tmp_path):
+    names = ("<|fim_prefix|>", "<mask>")
+    shutil.copytree(spiece, tmp_path / "t5")
+    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
+    for folder in (bpe / "gpt2", tmp_path / "t5"):
+        tokenizer = FileTokenizerConfig(path=str(folder), special_tokens=names).build([])
+        size = load(folder).vocab_size
+        assert [tokenizer.backend.token_to_id(name) for name in names] == [size, size + 1]
+        assert tokenizer.mask_id == size + 1
+        assert tokenizer.special_ids == load(folder).special_ids | {size, size + 1}
+        assert not {size, size + 1}.intersection(tokenizer.encode_batch([" ".join(names)])[0].tolist())
+        tokenizer.save(tmp_path / "saved")
+        assert load(tmp_path / "saved").fingerprint == tokenizer.fingerprint
+    (problem,) = FileTokenizerConfig(path=str(bpe / "gpt2"), special_tokens=("the",)).problems()
+    assert str(problem).startswith("special_tokens.0: 'the' could be a word of the text")
+    words = tokenizers.models.WordLevel({"<a>": 0, "<unk>": 1}, "<unk>")
+    tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match="text that names '<a>' would be read as that token"):
+        FileTokenizerConfig(path=str(tmp_path), special_tokens=("<a>",)).build([])
+
+
 @pytest.fixture(scope="module")
 def spiece(tmp_path_factory):
     import sentencepiece
