@@ -1,84 +1,194 @@
-"""From tokenized units to shards: hash order, duplicates dropped, splits, bounded shards."""
+"""From tokenized units to shards: the plan of all shards first, then one task a shard.
 
-import math
+The plan lies in a folder: for each shard `NAME.places`, where the tokens of its documents are, and at the end
+`plan.json`. A shard that is written leaves `NAME.json` there, so that what was killed goes on with the next.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from .disk import write_whole
-from .journal import INDEX, Journal
+from .disk import whole_file, write_whole
+from .journal import Journal
 from .shards import Shard, SplitName
+from .splits import Splits
+from .workers import Report
+
+SHARD_DOCUMENTS = 1 << 22
+GATHERED_TOKENS = 1 << 22
+"""Tokens held in memory while a shard is written, or one document's."""
+PLACE = np.dtype([("unit", "<i4"), ("piece", "<i4"), ("start", "<i8"), ("length", "<i8")])
+READ_PLACES = 1 << 16
+PLAN = "plan.json"
 
 
-def order_documents(journal: Journal, num_units: int) -> tuple[np.ndarray, int]:
-    """Return the index of the documents that stay, in hash order, and the number of duplicates dropped.
+@dataclass
+class Plan:
+    """The shards of each split, and the number of exact duplicates that were left out."""
 
-    Of documents with the same text the one with the lowest (source, file, record) stays.
-    """
-    rows = np.concatenate([np.empty(0, dtype=INDEX), *(journal.index(number) for number in range(num_units))])
-    keys = ("record", "file", "source", "split", "order")
-    rows = rows[np.lexsort([rows[key] for key in keys])]
-    again = np.zeros(len(rows), dtype=bool)
-    again[1:] = (rows["order"][1:] == rows["order"][:-1]) & (rows["split"][1:] == rows["split"][:-1])
-    return rows[~again], int(again.sum())
+    shards: dict[SplitName, dict[str, int]]
+    """The tokens of each shard by its name."""
+    duplicates: int
 
+    @classmethod
+    def load(cls, folder: Path) -> "Plan | None":
+        """Return the plan that lies in a folder, if it is whole."""
+        file = folder / PLAN
+        return cls(**json.loads(file.read_text())) if file.is_file() else None
 
-def split_documents(rows: np.ndarray, fractions: dict[SplitName, float]) -> dict[SplitName, np.ndarray]:
-    """Return the rows of each split by the second half of their hash; what no fraction takes is train.
-
-    A document's split depends on its text alone, but that a fraction above 0 gets at least one document of
-    a corpus that has one to spare.
-    """
-    taken = np.zeros(len(rows), dtype=bool)
-    chosen: dict[SplitName, np.ndarray] = {}
-    low = 0
-    for name, fraction in fractions.items():
-        high = low + math.floor(fraction * 2**64)
-        mine = (rows["split"] >= low) & (rows["split"] < min(high, 2**64 - 1)) & ~taken
-        if fraction and not mine.any() and (~taken).sum() > 1:
-            mine[np.flatnonzero(~taken)[np.argmin(rows["split"][~taken])]] = True
-        chosen[name] = rows[mine]
-        taken |= mine
-        low = high
-    return {"train": rows[~taken], **chosen}
+    def save(self, folder: Path) -> None:
+        write_whole(folder / PLAN, json.dumps(vars(self)).encode())
 
 
-def write_shards(
-    folder: Path, name: SplitName, rows: np.ndarray, journal: Journal, dtype: np.dtype, shard_tokens: int
-) -> list[Shard]:
-    """Write the documents in order into shards of about `shard_tokens`, one in memory at a time."""
-    ends = np.cumsum(rows["length"])
-    shards: list[Shard] = []
-    first = 0
-    while first < len(rows):
-        before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + shard_tokens, side="right")))
-        mine = rows[first:last]
-        offsets = np.concatenate([[0], ends[first:last] - before]).astype("<i8")
-        tokens = _gather(mine, offsets, journal, dtype)
-        label = f"{name}-{len(shards):05d}"
-        shards.append(
-            Shard(
-                name=label,
-                documents=len(mine),
-                tokens=len(tokens),
-                tokens_sha256=write_whole(folder / f"{label}.tokens", tokens),
-                offsets_sha256=write_whole(folder / f"{label}.offsets", offsets),
-            )
+def plan_shards(
+    folder: Path, rows: Iterable[np.ndarray], splits: Splits, shard_tokens: int
+) -> dict[SplitName, dict[str, int]]:
+    """Cut the documents, which come in order, into shards of at most so many tokens or one document."""
+    with ExitStack() as stack:
+        cutters: dict[SplitName, _Cutter] = {}
+        for some in rows:
+            for name, mine in splits.of(some).items():
+                if name not in cutters:
+                    cutters[name] = stack.enter_context(_Cutter(folder, name, shard_tokens))
+                cutters[name].add(mine)
+    return {name: cutter.shards for name, cutter in cutters.items()}
+
+
+@dataclass
+class _Cutter:
+    """Writes the places of the documents of one split, a file a shard."""
+
+    folder: Path
+    split: SplitName
+    shard_tokens: int
+    shards: dict[str, int] = field(default_factory=dict)
+    _name: str = ""
+    _file: BinaryIO | None = None
+    _documents: int = 0
+
+    def __enter__(self) -> "_Cutter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, rows: np.ndarray) -> None:
+        ends = np.cumsum(rows["length"])
+        first = 0
+        while first < len(rows):
+            before = int(ends[first - 1]) if first else 0
+            room = self.shard_tokens - self.shards.get(self._name, 0)
+            fitting = int(np.searchsorted(ends, before + max(room, 0), side="right"))
+            last = min(fitting, first + SHARD_DOCUMENTS - self._documents)
+            if last == first and not self._documents:
+                last += 1
+            if last == first or self._file is None:
+                self._begin()
+                continue
+            self._write(rows[first:last], int(ends[last - 1]) - before)
+            first = last
+
+    def _begin(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._name = f"{self.split}-{len(self.shards):05d}"
+        self.shards[self._name] = self._documents = 0
+        self._file = (self.folder / f"{self._name}.places").open("wb")
+
+    def _write(self, rows: np.ndarray, tokens: int) -> None:
+        assert self._file is not None
+        places = np.empty(len(rows), dtype=PLACE)
+        for key in PLACE.names or ():
+            places[key] = rows[key]
+        self._file.write(places.view(np.uint8).data)
+        self.shards[self._name] += tokens
+        self._documents += len(rows)
+
+
+def shard_record(folder: Path, name: str) -> Shard | None:
+    """Return what the plan's folder says of a shard that is written."""
+    file = folder / f"{name}.json"
+    return Shard.model_validate_json(file.read_text()) if file.is_file() else None
+
+
+@dataclass(frozen=True)
+class WriteShard:
+    """The task of writing one shard; memory does not grow with its size."""
+
+    plan: Path
+    name: str
+    journal: Path
+    out: Path
+    dtype: np.dtype
+
+    def __call__(self, report: Report) -> None:
+        """Copy the tokens of the documents out of their units; `report` is told the bytes written."""
+        documents = total = 0
+        with (
+            whole_file(self.out / f"{self.name}.tokens") as tokens,
+            whole_file(self.out / f"{self.name}.offsets") as offsets,
+        ):
+            offsets.write(np.zeros(1, dtype="<i8"))
+            for places in self._places():
+                ends = np.cumsum(places["length"])
+                tokens.write(self._gather(places, ends))
+                offsets.write((total + ends).astype("<i8"))
+                documents += len(places)
+                total += int(ends[-1])
+                report(total * self.dtype.itemsize)
+        shard = Shard(
+            name=self.name,
+            documents=documents,
+            tokens=total,
+            tokens_sha256=tokens.sha256,
+            offsets_sha256=offsets.sha256,
         )
-        first = last
-    return shards
+        write_whole(self.plan / f"{self.name}.json", shard.model_dump_json().encode())
+
+    def _places(self) -> Iterator[np.ndarray]:
+        """Yield the places of the documents, as many as are held at once."""
+        with (self.plan / f"{self.name}.places").open("rb") as file:
+            while raw := file.read(READ_PLACES * PLACE.itemsize):
+                places = np.frombuffer(raw, dtype=PLACE)
+                groups = np.cumsum(places["length"]) // GATHERED_TOKENS
+                yield from np.split(places, np.flatnonzero(np.diff(groups)) + 1)
+
+    def _gather(self, places: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Copy documents, piece by piece, so that each is read from front to back."""
+        journal = Journal(self.journal)
+        out = np.empty(int(ends[-1]), dtype=self.dtype)
+        target = out.view(np.uint8).data
+        width = self.dtype.itemsize
+        starts = ((ends - places["length"]) * width).tolist()
+        reads = (places["start"] * width).tolist()
+        lengths = (places["length"] * width).tolist()
+        pieces = list(zip(places["unit"].tolist(), places["piece"].tolist(), strict=True))
+        here, handle = None, -1
+        try:
+            for at in np.lexsort([places["start"], places["piece"], places["unit"]]).tolist():
+                if pieces[at] != here:
+                    if here is not None:
+                        os.close(handle)
+                    here = None
+                    handle = os.open(journal.tokens(*pieces[at]), os.O_RDONLY)
+                    here = pieces[at]
+                _read(handle, target[starts[at] : starts[at] + lengths[at]], reads[at])
+        finally:
+            if here is not None:
+                os.close(handle)
+        return out
 
 
-def _gather(rows: np.ndarray, offsets: np.ndarray, journal: Journal, dtype: np.dtype) -> np.ndarray:
-    """Copy documents out of their units, unit by unit, so that each is read from front to back."""
-    out = np.empty(int(offsets[-1]), dtype=dtype)
-    order = np.lexsort([rows["start"], rows["unit"]])
-    unit, source = -1, out
-    for at in order.tolist():
-        if rows["unit"][at] != unit:
-            unit = int(rows["unit"][at])
-            source = journal.tokens(unit, dtype)
-        start = int(rows["start"][at])
-        out[offsets[at] : offsets[at + 1]] = source[start : start + int(rows["length"][at])]
-    return out
+def _read(handle: int, target: memoryview, start: int) -> None:
+    """Fill `target` with the bytes of a file from `start` on."""
+    while target:
+        count = os.preadv(handle, [target], start)
+        assert count, "a tokenized unit is shorter than its index says"
+        target, start = target[count:], start + count

@@ -6,14 +6,12 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from lumbre.config import Config
-from lumbre.errors import DataError
-
-from .sources import BadDocument, Document, Part, SourceConfig
+from .filters import FilterConfig
+from .reader import Reader, Unit
+from .skips import Skips
+from .sources import Document, Part, SourceConfig
 
 FILES_PER_UNIT = 1024
 SAMPLE_WINDOW = 1 << 16
@@ -21,52 +19,11 @@ TO_THE_END = sys.maxsize
 """The end of a part that is a whole file, whose text may be longer than the file on the disk."""
 
 
-@dataclass(frozen=True)
-class Unit:
-    """What is read and tokenized at once: ranges of files of one source, some megabytes together."""
-
-    source: int
-    parts: tuple[Part, ...]
-    size: int
-    """Bytes of input."""
-
-
-class Skip(Config):
-    """How many documents had a fault, and where the first of them stands."""
-
-    count: int
-    first: str
-
-
-@dataclass
-class Skips:
-    """What happens to a document that cannot be used: it ends the work or is counted by reason."""
-
-    on_bad_document: Literal["error", "skip"]
-    by_reason: dict[str, Skip] = field(default_factory=dict)
-
-    def add(self, reason: str, place: str, hint: str = "") -> None:
-        """Count a document with a fault.
-
-        Raises DataError where the config asks for it; an empty document is never an error.
-        """
-        if self.on_bad_document == "error" and reason != "empty":
-            remedy = f"{hint or 'mend or remove it'}, or set data.on_bad_document to skip"
-            raise DataError(f"{place}: {reason}; {remedy}")
-        before = self.by_reason.get(reason, Skip(count=0, first=place))
-        self.by_reason[reason] = Skip(count=before.count + 1, first=before.first)
-
-    def merge(self, others: dict[str, Skip]) -> None:
-        """Add counts made elsewhere, which come later in the order of the corpus."""
-        for reason, other in others.items():
-            before = self.by_reason.get(reason, Skip(count=0, first=other.first))
-            self.by_reason[reason] = Skip(count=before.count + other.count, first=before.first)
-
-
 class Corpus:
     """The sources' files with their sizes, listed once."""
 
-    def __init__(self, sources: Sequence[SourceConfig]) -> None:
+    def __init__(self, sources: Sequence[SourceConfig], filters: Sequence[FilterConfig] = ()) -> None:
+        self.reader = Reader(tuple(sources), tuple(filters))
         self._sources = sources
         self._files = [source.files() for source in sources]
         self._stamps = [[_stamp(path) for path in files] for files in self._files]
@@ -97,30 +54,31 @@ class Corpus:
             for file, (size, _) in enumerate(self._stamps[index]):
                 if size > unit_bytes and source.can_split(self._files[index][file]):
                     units += [
-                        Unit(index, (Part(file, start, start + unit_bytes),), min(unit_bytes, size - start))
+                        self._unit(
+                            index, [Part(file, start, start + unit_bytes)], min(unit_bytes, size - start)
+                        )
                         for start in range(0, size, unit_bytes)
                     ]
                     continue
                 group.append(Part(file, 0, TO_THE_END))
                 weight += size
                 if weight >= unit_bytes or len(group) == FILES_PER_UNIT:
-                    units.append(Unit(index, tuple(group), weight))
+                    units.append(self._unit(index, group, weight))
                     group, weight = [], 0
             if group:
-                units.append(Unit(index, tuple(group), weight))
+                units.append(self._unit(index, group, weight))
         return units
 
+    def _unit(self, source: int, parts: Sequence[Part], size: int) -> Unit:
+        return Unit(source, tuple(parts), tuple(self._files[source][part.file] for part in parts), size)
+
     def read(self, unit: Unit, skips: Skips) -> Iterator[Document]:
-        """Yield a unit's documents; empty and bad ones go to `skips`."""
-        for part in unit.parts:
-            for one in self._sources[unit.source].documents_in(self._files[unit.source], part):
-                if isinstance(one, Document) and one.text.strip():
-                    yield one
-                else:
-                    fault = (
-                        one if isinstance(one, BadDocument) else BadDocument("empty", one.file, one.record)
-                    )
-                    skips.add(fault.reason, self.place(unit.source, fault), fault.hint)
+        """Yield a unit's documents; empty, bad and unwanted ones go to `skips`."""
+        yield from self.reader.kept(unit, self.reader.items(unit), skips)
+
+    def place(self, source: int, file: int, record: int) -> str:
+        """Return where a document stands, as a person looks for it."""
+        return self.reader.place_in(source, self._files[source][file], record)
 
     def sample(self, num_bytes: int, skips: Skips) -> Iterator[str]:
         """Yield about `num_bytes` of text in windows spread evenly over the corpus; all of it if it is small.
@@ -156,26 +114,16 @@ class Corpus:
                 path = self._files[index][file]
                 whole = Part(file, 0, TO_THE_END)
                 if not source.has_size:
-                    yield Unit(index, (whole,), share)
+                    yield self._unit(index, [whole], share)
                 elif total <= num_bytes:
-                    yield Unit(index, (whole,), num_bytes)
+                    yield self._unit(index, [whole], num_bytes)
                 else:
                     taken: Counter[Part] = Counter()
                     for part in parts:
                         readable = source.around(path, part) if source.can_split(path) else whole
                         taken[readable] += part.end - part.start
-                    yield from (Unit(index, (part,), quota) for part, quota in taken.items())
+                    yield from (self._unit(index, [part], quota) for part, quota in taken.items())
                 base += size
-
-    def place(self, source: int, one: Document | BadDocument) -> str:
-        """Return where a document stands, as a person looks for it."""
-        path = self._files[source][one.file]
-        if one.record is None:
-            return str(path)
-        try:
-            return self._sources[source].place(path, one.record)
-        except OSError:
-            return str(path)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

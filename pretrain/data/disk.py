@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from lumbre.errors import DataError
 
 POLL_SECONDS = 0.1
 REMIND_SECONDS = 60.0
+TEMPORARY = ".tmp"
+"""How the names of files end that are being written."""
 BUSY = (errno.EACCES, errno.EAGAIN)
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -29,20 +32,50 @@ CLOSED = {
 }
 
 
-def write_whole(file: Path, content: bytes | np.ndarray) -> str:
-    """Write a file that is there in full or not at all, and return its SHA-256."""
-    raw = content if isinstance(content, bytes) else content.view(np.uint8).data
-    temporary = file.with_name(f"{file.name}.tmp")
+class Hashed:
+    """A file that is being written, and the SHA-256 of what has been."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+
+    def write(self, content: bytes | np.ndarray) -> None:
+        """Append bytes, or an array's."""
+        raw = content if isinstance(content, bytes) else content.view(np.uint8).data
+        self._stream.write(raw)
+        self._hash.update(raw)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Hashed]:
+    """Write a file that is there in full when the context ends well, and not at all before."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as stream:
-            stream.write(raw)
+            yield Hashed(stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return hashlib.sha256(raw).hexdigest()
+
+
+def write_whole(file: Path, content: bytes | np.ndarray) -> str:
+    """Write a file that is there in full or not at all, and return its SHA-256."""
+    with whole_file(file) as stream:
+        stream.write(content)
+    return stream.sha256
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed left of files that they wrote."""
+    for left in folder.glob(f"*{TEMPORARY}"):
+        left.unlink()
 
 
 @contextmanager

@@ -1,24 +1,31 @@
 """The journal of a preparation: tokenized units of work, each whole or absent, so that a killed one goes on.
 
-A unit is two files: `N.tokens`, its documents' tokens in order, and `N.json`, written last, with its skips;
-`N.index` has a row of `INDEX` for each document.
+A unit of number N is cut into pieces of text that is read in one go: `N-K.tokens`, the tokens of the
+documents of piece K in order, and `N-K.index`, a row of `INDEX` for each of them. `N.json` is written last,
+with what the unit skipped; `N-K.json` at the end of a piece that is not the last, so that a long unit which
+was killed is read again, but not tokenized again.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 
-from lumbre.tokenizer import Tokenizer
-
-from .corpus import Corpus, Skip, Skips, Unit
-from .disk import write_whole
-from .sources import Document
+from .disk import Hashed, clear_unfinished, whole_file, write_whole
+from .reader import Reader, Unit
+from .skips import EMPTY, Skip, Skips
+from .sources import BadDocument, Document
 
 BATCH_CHARACTERS = 1 << 20
+BATCH_DOCUMENTS = 1 << 13
+PIECE_UNITS = 2
+"""A piece ends where its text is so many times the bytes of a unit: few that are cut by bytes get two."""
 
 INDEX = np.dtype(
     [
@@ -27,85 +34,189 @@ INDEX = np.dtype(
         ("source", "<i8"),
         ("file", "<i8"),
         ("record", "<i8"),
-        ("unit", "<i8"),
-        ("start", "<i8"),  # in tokens, within the unit
+        ("unit", "<i4"),
+        ("piece", "<i4"),
+        ("start", "<i8"),  # in tokens, within the piece
         ("length", "<i8"),
     ]
 )
 
 
-class Journal:
-    """A folder of tokenized units that belongs to one plan of work, told by its key."""
+class Encodes(Protocol):
+    """What turns documents into tokens; the ids are a function of the documents of one call."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        """Take up the work that lies in the folder if it has this key; clear what has another."""
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """What is known of a unit, or of what is done of it."""
+
+    pieces: int = 0
+    items: int = 0
+    """Documents and faults read."""
+    bytes: int = 0
+    """Bytes of the text of the documents."""
+    skips: dict[str, Skip] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, file: Path) -> "UnitRecord":
+        said = json.loads(file.read_text())
+        return cls(**(said | {"skips": {reason: Skip(**skip) for reason, skip in said["skips"].items()}}))
+
+    def save(self, file: Path) -> None:
+        skips = {reason: skip.model_dump() for reason, skip in self.skips.items()}
+        write_whole(file, json.dumps(vars(self) | {"skips": skips}).encode())
+
+
+class Journal:
+    """A folder of tokenized units."""
+
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        mark = folder / "key"
+
+    def claim(self, key: str) -> None:
+        """Take up the work that lies in the folder if it has this key, told by its plan; else clear it."""
+        mark = self.folder / "key"
         if not mark.is_file() or mark.read_text() != key:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
             write_whole(mark, key.encode())
+        clear_unfinished(self.folder)
 
     def has(self, number: int) -> bool:
         """Whether a unit is done."""
-        return (self.folder / f"{number}.json").is_file()
+        return self._record(number).is_file()
+
+    def record(self, number: int) -> UnitRecord:
+        """Return what is known of a unit that is done."""
+        return UnitRecord.load(self._record(number))
+
+    def index(self, number: int) -> Iterator[np.ndarray]:
+        """Yield the rows of the documents of a unit that is done, piece by piece."""
+        for piece in range(self.record(number).pieces):
+            yield np.fromfile(self._piece(number, piece, "index"), dtype=INDEX)
+
+    def tokens(self, number: int, piece: int) -> Path:
+        """Return the file of the tokens of a piece."""
+        return self._piece(number, piece, "tokens")
+
+    def _record(self, number: int) -> Path:
+        return self.folder / f"{number}.json"
+
+    def _piece(self, number: int, piece: int, ending: str) -> Path:
+        return self.folder / f"{number}-{piece}.{ending}"
+
+    def _done(self, number: int) -> UnitRecord:
+        """Return what is done of a unit that was begun."""
+        record = UnitRecord()
+        while (file := self._piece(number, record.pieces, "json")).is_file():
+            record = UnitRecord.load(file)
+        return record
 
     def write(
         self,
         number: int,
         unit: Unit,
-        corpus: Corpus,
-        tokenizer: Tokenizer,
+        reader: Reader,
+        encoder: Encodes,
         dtype: np.dtype,
-        skips: Skips,
+        unit_bytes: int,
+        on_bad_document: Literal["error", "skip"],
         report: Callable[[int], None],
     ) -> None:
-        """Read and tokenize a unit; `report` is told the bytes of text done."""
-        rows: list[tuple[int, ...]] = []
-        tokens: list[np.ndarray] = []
-        batch: list[Document] = []
-        filled = done = total = 0
-
-        def flush() -> None:
-            nonlocal filled, done, total
-            for document, ids in zip(
-                batch, tokenizer.encode_batch([document.text for document in batch]), strict=True
+        """Read and tokenize a unit, from where it was left; `report` is told the bytes of text done."""
+        record = self._done(number)
+        items = _Counted(islice(reader.items(unit), record.items, None), record.items)
+        skips = Skips(on_bad_document, dict(record.skips))
+        documents = reader.kept(unit, items, skips)
+        done = record.bytes
+        is_last = False
+        while not is_last:
+            end = done + PIECE_UNITS * unit_bytes
+            piece = record.pieces
+            with (
+                whole_file(self._piece(number, piece, "tokens")) as tokens,
+                whole_file(self._piece(number, piece, "index")) as index,
             ):
-                raw = document.text.encode()
-                done += len(raw)
-                if not len(ids):
-                    skips.add("empty", corpus.place(unit.source, document))
-                    continue
-                order, split = np.frombuffer(hashlib.blake2b(raw, digest_size=16).digest(), "<u8").tolist()
-                place = (unit.source, document.file, document.record, number)
-                rows.append((order, split, *place, total, len(ids)))
-                tokens.append(ids.astype(dtype))
-                total += len(ids)
-            report(done)
-            batch.clear()
-            filled = 0
+                writer = _Piece(number, piece, unit, reader, encoder, dtype, skips, tokens, index)
+                while not is_last and done < end:
+                    batch = _batch(documents, end - done)
+                    is_last = not batch
+                    done += writer.add(batch)
+                    report(done)
+            record = UnitRecord(piece + 1, items.count, done, skips.by_reason)
+            record.save(self._record(number) if is_last else self._piece(number, piece, "json"))
 
-        for document in corpus.read(unit, skips):
-            batch.append(document)
-            filled += len(document.text)
-            if filled >= BATCH_CHARACTERS:
-                flush()
-        flush()
-        joined = np.concatenate([np.empty(0, dtype), *tokens])
-        write_whole(self.folder / f"{number}.tokens", joined)
-        write_whole(self.folder / f"{number}.index", np.array(rows, dtype=INDEX).tobytes())
-        faults = {reason: skip.model_dump() for reason, skip in skips.by_reason.items()}
-        write_whole(self.folder / f"{number}.json", json.dumps(faults).encode())
 
-    def skips(self, number: int) -> dict[str, Skip]:
-        """Return what a unit that is done has skipped."""
-        faults = json.loads((self.folder / f"{number}.json").read_text())
-        return {reason: Skip(**skip) for reason, skip in faults.items()}
+class _Piece:
+    """Writes the documents of a piece."""
 
-    def index(self, number: int) -> np.ndarray:
-        """Return the rows of a unit's documents."""
-        return np.fromfile(self.folder / f"{number}.index", dtype=INDEX)
+    def __init__(
+        self,
+        number: int,
+        piece: int,
+        unit: Unit,
+        reader: Reader,
+        encoder: Encodes,
+        dtype: np.dtype,
+        skips: Skips,
+        tokens: Hashed,
+        index: Hashed,
+    ) -> None:
+        self._place = (number, piece)
+        self._unit = unit
+        self._reader = reader
+        self._encoder = encoder
+        self._dtype = dtype
+        self._skips = skips
+        self._tokens = tokens
+        self._index = index
+        self._total = 0
 
-    def tokens(self, number: int, dtype: np.dtype) -> np.ndarray:
-        """Return the tokens of a unit that has any, as a memory map."""
-        return np.memmap(self.folder / f"{number}.tokens", dtype=dtype, mode="r")
+    def add(self, batch: list[Document]) -> int:
+        """Tokenize and write documents; return the bytes of their text."""
+        encoded = self._encoder.encode_batch([document.text for document in batch]) if batch else []
+        rows: list[tuple[int, ...]] = []
+        kept: list[np.ndarray] = []
+        size = 0
+        for document, ids in zip(batch, encoded, strict=True):
+            raw = document.text.encode()
+            size += len(raw)
+            if not len(ids):
+                self._skips.add(EMPTY, lambda document=document: self._reader.place(self._unit, document))  # type: ignore[misc]
+                continue
+            order, split = np.frombuffer(hashlib.blake2b(raw, digest_size=16).digest(), "<u8").tolist()
+            place = (self._unit.source, document.file, document.record, *self._place)
+            rows.append((order, split, *place, self._total, len(ids)))
+            kept.append(ids)
+            self._total += len(ids)
+        if rows:
+            self._tokens.write(np.concatenate(kept, dtype=self._dtype, casting="same_kind"))
+            self._index.write(np.array(rows, dtype=INDEX))
+        return size
+
+
+class _Counted:
+    """Items with a count of those that were taken."""
+
+    def __init__(self, items: Iterator[Document | BadDocument], count: int) -> None:
+        self._items = items
+        self.count = count
+
+    def __iter__(self) -> Iterator[Document | BadDocument]:
+        for one in self._items:
+            self.count += 1
+            yield one
+
+
+def _batch(documents: Iterator[Document], most_bytes: int) -> list[Document]:
+    """Take the next documents: about a batch, and not much more than so many bytes of text."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= min(BATCH_CHARACTERS, most_bytes) or len(batch) == BATCH_DOCUMENTS:
+            break
+    return batch

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 from lumbre.config import Config
 from lumbre.errors import Problem
 
+from .filters import FilterConfig
 from .shards import MANIFEST
 from .sources import SourceConfig
 
@@ -28,10 +29,14 @@ class CorpusConfig(Config):
     """Share of the documents that is kept aside altogether."""
     on_bad_document: Literal["error", "skip"] = "error"
     """What happens on text that cannot be used: the work ends, or it is left out, counted and reported."""
+    filters: list[FilterConfig] = Field(default_factory=list)
+    """Rules of quality; the documents that break one are left out, counted and reported."""
     shard_tokens: PositiveInt = 1 << 26
-    """Most tokens of a shard, which is held in memory while it is written."""
+    """Most tokens of a shard that holds more than one document."""
     unit_bytes: Annotated[int, Field(ge=1024)] = 1 << 22
-    """Bytes of input per unit of work: what a kill can cost."""
+    """Bytes of input per unit of work: what a kill can cost each worker (twice that in packed files)."""
+    workers: PositiveInt | None = None
+    """How many cores prepare, a process each; by default all there are, 1 is this process alone."""
 
     @property
     def is_prepared(self) -> bool:

@@ -18,7 +18,7 @@ from lumbre.errors import DataError
 from lumbre.files import sha256
 from lumbre.tokenizer import Tokenizer
 
-from .corpus import Skip
+from .skips import Skip
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

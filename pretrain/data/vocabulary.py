@@ -10,9 +10,10 @@ from pathlib import Path
 from lumbre.errors import DataError
 from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
 
-from .corpus import Corpus, Skips
+from .corpus import Corpus
 from .disk import explained, sole_process, write_whole
 from .raw import CorpusConfig
+from .skips import Skips
 
 MADE_FROM = "made_from.json"
 
@@ -35,12 +36,14 @@ def train_tokenizer(
         if not corpus.sources:
             fault = f"{corpus.folder or f'corpus {number}'}: no sources, so a tokenizer cannot learn from it"
             raise DataError(f"{fault}; name its sources, or set tokenizer to type file and the path of one")
-    listed = [Corpus(corpus.sources) for corpus in corpora]
+    listed = [Corpus(corpus.sources, corpus.filters) for corpus in corpora]
     made_from = json.dumps(
         {
             "tokenizer": tokenizer.model_dump(mode="json"),
             "corpora": [
-                [corpus.on_bad_document, [source.model_dump(mode="json") for source in corpus.sources]]
+                corpus.model_dump(
+                    mode="json", include={"sources", "filters", "on_bad_document"}, serialize_as_any=True
+                )
                 for corpus in corpora
             ],
             "files": [corpus.fingerprint() for corpus in listed],

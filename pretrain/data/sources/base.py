@@ -107,9 +107,8 @@ class SourceConfig(Choice):
         """Return where in the file a record stands, as a person looks for it."""
         return f"{path}: record {record}"
 
-    def documents_in(self, files: Sequence[Path], part: Part) -> Iterator[Document | BadDocument]:
+    def documents_in(self, path: Path, part: Part) -> Iterator[Document | BadDocument]:
         """Yield the documents and the faults of a part; a file that cannot be read is one fault."""
-        path = files[part.file]
         try:
             self.check(path)
         except BROKEN as error:

@@ -10,7 +10,8 @@ import lzma
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
-from pretrain.data.corpus import Corpus, Skips
+from pretrain.data.corpus import Corpus
+from pretrain.data.skips import Skips
 from pretrain.data.sources import ArrowConfig, CsvConfig, JsonlConfig, ParquetConfig, TextConfig
 
 PACK = {

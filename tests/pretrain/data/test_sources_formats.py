@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lumbre.config import dump
 from lumbre.tokenizer import FileTokenizerConfig
 from pretrain.data.config import DataConfig
-from pretrain.data.corpus import Corpus, Skips
+from pretrain.data.corpus import Corpus
+from pretrain.data.skips import Skips
 from pretrain.data.prepare import prepare
 from pretrain.data.sources import ArrowConfig, CsvConfig, JsonlConfig, ParquetConfig, TextConfig
 from tests.pretrain.data.formats import NAMES, PLAIN, TABLES, read, write, write_table
@@ -105,7 +106,8 @@ def test_a_folder_gives_the_files_of_the_type_at_any_depth(tmp_path, config, tak
 READ = """
 import sys
 from pathlib import Path
-from pretrain.data.corpus import Corpus, Skips
+from pretrain.data.corpus import Corpus
+from pretrain.data.skips import Skips
 from tests.pretrain.data.formats import config_of
 
 def resident():

@@ -1,0 +1,216 @@
+"""The stages of a preparation, each of which goes on where it stopped: tokenizer, units, order, shards."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lumbre.errors import DataError
+from lumbre.tokenizer import Encoder, Tokenizer, TokenizerConfig
+
+from .assemble import Plan, WriteShard, plan_shards, shard_record
+from .corpus import Corpus
+from .disk import clear_unfinished, explained, write_whole
+from .journal import INDEX, Journal
+from .ordering import Buckets
+from .progress import ByteProgress
+from .raw import CorpusConfig
+from .reader import Reader, Unit
+from .shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, Shard, SplitName
+from .skips import Skips
+from .splits import Splits
+from .vocabulary import train
+from .workers import Report, Task, available_cores, run_tasks
+
+PROVED_BYTES = 1 << 19
+"""How much of the corpus the fast tokenizer is compared on before it is used."""
+WORKER_BYTES = 1 << 20
+"""How much work is worth another worker, where the config does not say how many there are."""
+
+
+@dataclass(frozen=True)
+class TokenizeUnit:
+    """The task of reading and tokenizing one unit."""
+
+    number: int
+    unit: Unit
+    reader: Reader
+    journal: Path
+    tokenizer: Path
+    is_fast: bool
+    dtype: np.dtype
+    unit_bytes: int
+    on_bad_document: Literal["error", "skip"]
+
+    def __call__(self, report: Report) -> None:
+        """Write the unit to the journal; `report` is told the bytes of text done."""
+        with explained(self.journal):
+            Journal(self.journal).write(
+                self.number,
+                self.unit,
+                self.reader,
+                _encoder(self.tokenizer, self.is_fast),
+                self.dtype,
+                self.unit_bytes,
+                self.on_bad_document,
+                report,
+            )
+
+
+@cache
+def _encoder(folder: Path, is_fast: bool) -> Encoder:
+    return Tokenizer.load(folder).encoder(fast=is_fast)
+
+
+class Pipeline:
+    """Works in a folder of its own, which belongs to one plan of work, told by its key."""
+
+    def __init__(
+        self, partial: Path, data: CorpusConfig, tokenizer: TokenizerConfig, corpus: Corpus, key: str
+    ) -> None:
+        self._partial = partial
+        self._data = data
+        self._tokenizer_config = tokenizer
+        self._corpus = corpus
+        self._key = key
+        self._journal = Journal(partial / "units")
+        self._units = corpus.units(data.unit_bytes)
+
+    def run(self, asked: dict[str, Any]) -> Path:
+        """Return the folder of the prepared data, made from what was asked for."""
+        self._journal.claim(self._key)
+        tokenizer = self._tokenizer()
+        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        skips = self._tokenize(tokenizer, dtype)
+        plan = self._plan(skips)
+        out = self._partial / "out"
+        shards = self._write(plan, dtype, out)
+        tokenizer.save(out / TOKENIZER)
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            fingerprint=Manifest.fingerprint_of(tokenizer.fingerprint, dtype.name, shards),
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            dtype="uint16" if dtype.itemsize == 2 else "uint32",
+            shards=shards,
+            duplicates=plan.duplicates,
+            skipped=skips.by_reason,
+            prepared_from=asked,
+        )
+        write_whole(out / MANIFEST, (json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n").encode())
+        PreparedData(out, manifest).mark_verified()
+        return out
+
+    def _tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that lies in the journal, trained now if there is none."""
+        place = self._journal.folder / TOKENIZER
+        config, corpus = self._tokenizer_config, self._corpus
+        if not place.is_dir():
+            skips = Skips(self._data.on_bad_document)
+            texts = corpus.sample(config.sample_bytes, skips) if config.sample_bytes else ()
+            train(config, texts, min(config.sample_bytes, corpus.total_bytes), place)
+        return Tokenizer.load(place)
+
+    def _is_fast(self, tokenizer: Tokenizer) -> bool:
+        """Whether the fast encoder gives the same ids on a sample of the corpus; asked once."""
+        file = self._journal.folder / "fast.json"
+        if not file.is_file():
+            encoder = tokenizer.encoder()
+            proven = encoder.is_fast and encoder.prove(
+                self._corpus.sample(PROVED_BYTES, Skips(self._data.on_bad_document))
+            )
+            write_whole(file, json.dumps(proven).encode())
+        return bool(json.loads(file.read_text()))
+
+    def _tokenize(self, tokenizer: Tokenizer, dtype: np.dtype) -> Skips:
+        is_fast = self._is_fast(tokenizer)
+        todo = [number for number in range(len(self._units)) if not self._journal.has(number)]
+        sizes = [self._units[number].size for number in todo]
+        tasks = [
+            TokenizeUnit(
+                number,
+                self._units[number],
+                self._corpus.reader,
+                self._journal.folder,
+                self._journal.folder / TOKENIZER,
+                is_fast,
+                dtype,
+                self._data.unit_bytes,
+                self._data.on_bad_document,
+            )
+            for number in todo
+        ]
+        self._run("tokenizing", tasks, sizes, self._corpus.total_bytes)
+        total = Skips(self._data.on_bad_document)
+        for number in range(len(self._units)):
+            total.merge(self._journal.record(number).skips)
+        return total
+
+    def _plan(self, skips: Skips) -> Plan:
+        """Return the plan of the shards, made now if there is none: duplicates dropped, splits chosen."""
+        folder = self._partial / "plan"
+        if (plan := Plan.load(folder)) is not None:
+            return plan
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        units = range(len(self._units))
+        documents = (
+            sum(file.stat().st_size for file in self._journal.folder.glob("*.index")) // INDEX.itemsize
+        )
+        buckets = Buckets(self._partial / "buckets", documents)
+        for unit in units:
+            for rows in self._journal.index(unit):
+                buckets.deal(rows)
+        fractions: dict[SplitName, float] = {
+            "validation": self._data.validation_fraction,
+            "test": self._data.test_fraction,
+        }
+        splits = Splits(fractions, buckets.sort())
+        if not splits.documents:
+            raise self._empty(skips)
+        shards = plan_shards(folder, buckets, splits, self._data.shard_tokens)
+        plan = Plan(shards, buckets.duplicates)
+        plan.save(folder)
+        buckets.clear()
+        return plan
+
+    def _write(self, plan: Plan, dtype: np.dtype, out: Path) -> dict[SplitName, list[Shard]]:
+        folder = self._partial / "plan"
+        out.mkdir(exist_ok=True)
+        clear_unfinished(out)
+        tokens = {name: count for shards in plan.shards.values() for name, count in shards.items()}
+        todo = [name for name in tokens if shard_record(folder, name) is None]
+        tasks = [WriteShard(folder, name, self._journal.folder, out, dtype) for name in todo]
+        sizes = [tokens[name] * dtype.itemsize for name in todo]
+        self._run("writing shards", tasks, sizes, sum(tokens.values()) * dtype.itemsize)
+        written = {name: shard for name in tokens if (shard := shard_record(folder, name)) is not None}
+        return {split: [written[name] for name in names] for split, names in plan.shards.items()}
+
+    def _run(self, title: str, tasks: Sequence[Task[None]], sizes: Sequence[int], total: int) -> None:
+        """Run tasks on all cores; `sizes` are their bytes, and what is missing to `total` is done."""
+        ready = total - sum(sizes)
+        inside = [0] * len(tasks)
+        with ByteProgress(title, total, done=ready) as progress:
+
+            def report(number: int, done: int) -> None:
+                nonlocal ready
+                done = min(done, sizes[number])
+                ready += done - inside[number]
+                inside[number] = done
+                progress.reach(ready)
+
+            worth = 1 + sum(sizes) // WORKER_BYTES
+            cores = self._data.workers or min(available_cores(), worth)
+            for number, _ in run_tasks(tasks, cores, report):
+                report(number, sizes[number])
+
+    def _empty(self, skips: Skips) -> DataError:
+        corpus = self._corpus
+        reasons = ", ".join(f"{skip.count:,} {reason}" for reason, skip in sorted(skips.by_reason.items()))
+        fault = f"data.sources: no document in {corpus.num_files:,} files of {corpus.total_bytes:,} bytes"
+        return DataError(f"{fault}{f' ({reasons})' if reasons else ''}; name files that hold text")

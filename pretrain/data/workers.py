@@ -1,0 +1,145 @@
+"""Work for all cores: tasks in processes of their own, whose deaths are explained and which leave no orphan.
+
+A task is a picklable callable that is given `report` and returns something picklable. Worker processes start
+anew with an import of the task's module alone, never as a copy of this process, whose threads and memory
+would come along.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, TypeVar
+
+from lumbre.errors import DataError
+from lumbre.world import die_with_parent
+
+T = TypeVar("T")
+Report = Callable[[int], None]
+Task = Callable[[Report], T]
+
+PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve({handle}, {parent})"
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(
+    tasks: Sequence[Task[T]], cores: int, report: Callable[[int, int], None]
+) -> Iterator[tuple[int, T]]:
+    """Yield (number, result) of tasks as they end, in any order; `report` is told (number, what one says).
+
+    One task alone, or all for one core, are run by this process. Raises what a task raises, and DataError
+    where a worker dies.
+    """
+    count = min(cores, len(tasks))
+    if count <= 1:
+        for number, task in enumerate(tasks):
+            yield number, task(lambda done, number=number: report(number, done))  # type: ignore[misc]
+        return
+    waiting = iter(enumerate(tasks))
+    workers: list[_Worker] = []
+    try:
+        for number, task in _first(waiting, count):
+            workers.append(_Worker(threads=cores // count))
+            workers[-1].give(number, task)
+        busy = {worker.connection: worker for worker in workers}
+        while busy:
+            for ready in wait(list(busy)):
+                worker = busy[ready]  # type: ignore[index]
+                number = worker.number
+                kind, value = worker.hear()
+                if kind == "report":
+                    report(number, value)
+                    continue
+                if (following := next(waiting, None)) is not None:
+                    worker.give(*following)
+                else:
+                    del busy[worker.connection]
+                    worker.end()
+                yield number, value
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _first(tasks: Iterator[tuple[int, T]], count: int) -> Iterable[tuple[int, T]]:
+    return [next(tasks) for _ in range(count)]
+
+
+class _Worker:
+    """A worker process, seen from here."""
+
+    def __init__(self, threads: int) -> None:
+        self.connection, theirs = Pipe()
+        self.number = -1
+        program = PROGRAM.format(path=sys.path, module=__name__, handle=theirs.fileno(), parent=os.getpid())
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=os.environ | {"RAYON_NUM_THREADS": str(max(threads, 1))},
+        )
+        theirs.close()
+
+    def give(self, number: int, task: Task[Any]) -> None:
+        """Start a task."""
+        self.number = number
+        try:
+            self.connection.send_bytes(pickle.dumps(task))
+        except OSError:  # it has died, which `hear` explains
+            return
+
+    def hear(self) -> tuple[str, Any]:
+        """Return what it says, ("report" or "result", value); raise what its task raised."""
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, ConnectionError):
+            raise self._death() from None
+        if kind == "error":
+            raise value
+        return kind, value
+
+    def end(self) -> None:
+        """Let it go."""
+        self.connection.close()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once; what it writes is whole or absent."""
+        self._process.kill()
+        self._process.wait()
+        self.connection.close()
+
+    def _death(self) -> DataError:
+        status = self._process.wait()
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        cause = "; if memory ran out, set data.workers to fewer" if status == -signal.SIGKILL else ""
+        fault = f"a worker of the preparation (process {self._process.pid}) {how}{cause}"
+        return DataError(f"{fault}; run the same command again: what is done is kept")
+
+
+def serve(handle: int, parent: int) -> None:
+    """Run tasks until there are no more; the program of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends its workers
+    die_with_parent()
+    if os.getppid() != parent:
+        return
+    connection = Connection(handle)
+    while True:
+        try:
+            task = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        try:
+            answer = ("result", task(lambda done: connection.send(("report", done))))
+        except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))
+            answer = ("error", error)
+        connection.send(answer)
