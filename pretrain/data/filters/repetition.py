@@ -40,6 +40,8 @@ class RepetitionConfig(FilterConfig):
         hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
         longest = max(map(len, words))
         for size, limit in limits.items():
+            if limit == 1:  # n-grams that overlap can take more than there is
+                continue
             # At most so many characters: few documents need the exact count.
             most = _highest_count(hashes, size) * size * longest
             if most > limit * len(text) and top_ngram(words, size) > limit * len(text):
