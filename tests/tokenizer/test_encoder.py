@@ -11,7 +11,7 @@ from lumbre.tokenizer import BpeConfig, Encoder, Tokenizer, UnigramConfig, WordP
 
 pytest.importorskip("gigatoken")
 
-TEXTS = [document.text for document in stdlib.documents("module")][:40]
+TEXTS = [document.text for document in stdlib.documents("module")][:20]
 BPE = BpeConfig(vocab_size=1024, sentinels=2, special_tokens=("<|user|>",)).build(TEXTS)
 FAST = BPE.encoder()
 COMPOSED = BpeConfig(vocab_size=600, normalization=("nfc",)).build(TEXTS[:9])

@@ -22,7 +22,7 @@ from lumbre.tokenizer import (
     split_text,
 )
 
-TEXTS = [document.text for document in stdlib.documents("module")][:40]
+TEXTS = [document.text for document in stdlib.documents("module")][:20]
 TRAINED = [WordPieceConfig(vocab_size=1024), BpeConfig(vocab_size=1024), UnigramConfig(vocab_size=1024)]
 NAMES = [config.type for config in TRAINED]
 AWKWARD = ["", "naïve café 東京 🔥", "Talk about [MASK] and <|endoftext|>.", "tabs\tand\n\nlines  here "]
@@ -50,7 +50,7 @@ def test_every_kind_is_registered():
 FINGERPRINTS = """
 from lumbre import stdlib
 from lumbre.tokenizer import BpeConfig, UnigramConfig, WordPieceConfig
-texts = [document.text for document in stdlib.documents("module")][:40]
+texts = [document.text for document in stdlib.documents("module")][:20]
 for kind in WordPieceConfig, BpeConfig, UnigramConfig:
     print(kind(vocab_size=1024).build(texts).fingerprint)
 """

@@ -13,7 +13,7 @@ from lumbre import stdlib
 from lumbre.errors import TokenizerError
 from lumbre.tokenizer import Tokenizer, UnigramConfig
 
-TEXTS = [document.text for document in stdlib.documents("module")][:40]
+TEXTS = [document.text for document in stdlib.documents("module")][:20]
 TOKENIZER = UnigramConfig(vocab_size=1024).build(TEXTS)
 MODEL = json.loads(TOKENIZER.backend.to_str())["model"]
 SCORES = {piece: score for number, (piece, score) in enumerate(MODEL["vocab"]) if number > 2}
