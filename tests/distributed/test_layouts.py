@@ -17,6 +17,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "every-block": {"activation_checkpointing": 1},
     "mixture": {"model": "mixture"},
     "encoder-decoder": {"model": "encoder-decoder"},
+    "pairs": {"model": "pairs"},
+    "electra": {"model": "electra"},
 }
 """What each layout must serve beside the plain encoder."""
 SERVED = [
@@ -29,6 +31,12 @@ BFLOAT16 = {"precision": "bfloat16"}
 
 TWO_RANKS = [
     *({"id": f"{name}-2-{choice}", **LAYOUTS[name], **CHOICES[choice]} for name, choice in SERVED),
+    {
+        "id": "zero3-2-electra-resumed",
+        "from": ["zero3-2-electra", SAVED],
+        "model": "electra",
+        **LAYOUTS["zero3"],
+    },
     *({"id": f"{name}-2", **layout} for name, layout in LAYOUTS.items()),
     *(
         {"id": f"{name}-2-resumed", "from": [f"{name}-2", SAVED], **layout}
@@ -65,6 +73,7 @@ ALONE = [
         {"id": f"accelerate-1-{choice}", "micro": 8, "engine": "accelerate", **CHOICES[choice]}
         for choice in CHOICES
     ),
+    {"id": "accelerate-1-electra-accumulated", "micro": 1, "engine": "accelerate", "model": "electra"},
     {"id": "zero2-1", "micro": 4, **LAYOUTS["zero2"]},
     {"id": "float64-1", "micro": 8, "precision": "float64", **LAYOUTS["accelerate"]},
     {"id": "float64-1-accumulated", "micro": 2, "precision": "float64", **LAYOUTS["accelerate"]},
@@ -90,12 +99,22 @@ def test_layout_does_not_matter(results: "Results", case: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "choice"), SERVED)
-def test_layout_does_not_matter_to_recomputation_experts_and_two_stacks(
+def test_layout_does_not_matter_to_recomputation_experts_two_stacks_and_more_heads(
     results: "Results", name: str, choice: str
 ) -> None:
-    """Law 2 holds for what recomputes, routes, or shares one embedding three times."""
+    """Law 2 holds for what recomputes, routes, shares one embedding three times, or draws its own input."""
     bound = 1e-5 if name == "zero3" else 1e-6
     assert results.difference(f"{name}-2-{choice}", f"accelerate-1-{choice}") < bound
+
+
+def test_accumulation_does_not_matter_to_what_a_generator_draws(results: "Results") -> None:
+    """Each row's draws are its own, whatever rows it is run with."""
+    assert results.difference("accelerate-1-electra-accumulated", "accelerate-1-electra") < 1e-6
+
+
+def test_two_models_that_share_embeddings_resume_bit_identical(results: "Results") -> None:
+    """Law 3 where whole modules are shared and every rank holds a part of each."""
+    results.assert_continues("zero3-2-electra-resumed", "zero3-2-electra", SAVED)
 
 
 @pytest.mark.parametrize("choice", ["selective", "every-block"])

@@ -22,10 +22,12 @@ from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints
 from lumbre.engine import AccelerateConfig, DeepSpeedConfig, Engine, EngineConfig
 from lumbre.hardware import Peak
-from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.models import TransformerConfig
 from lumbre.optim import AdamWConfig, LinearConfig
+from lumbre.tokenizer import WordPieceConfig
 from lumbre.tracking import Trackers
 from lumbre.trainer import Batch, LossOutput, Term, TrainConfig, Trainer
+from pretrain.objectives import NextSentenceConfig, Objective, ObjectiveConfig, ReplacedTokenConfig
 from pretrain.objectives.clm import Clm
 
 GLOBAL_BATCH, LENGTH, VOCABULARY = 8, 12, 61
@@ -52,14 +54,16 @@ MORE: dict[str, dict[str, object]] = {
     "encoder": {},
     "mixture": {"mlp": {"type": "mixture_of_experts", "num_experts": 3, "shared_experts": 1}},
     "encoder-decoder": {"num_decoder_layers": 2, "position": {"type": "relative"}},
+    "pairs": {"token_types": 2},
+    "electra": {},
 }
 """The models that a case may name, by what differs from SHAPE."""
 
-
-def model_of(name: str) -> LanguageModel:
-    """Return one of the models, fresh."""
-    keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
-    return LanguageModel(TransformerConfig.model_validate(keys).build())
+OBJECTIVES: dict[str, ObjectiveConfig] = {
+    "pairs": NextSentenceConfig(),
+    "electra": ReplacedTokenConfig(generator_size=0.5),
+}
+"""What those train that have heads of their own."""
 
 
 class Learner(Clm):
@@ -80,8 +84,20 @@ class Learner(Clm):
     paired = False
 
 
+def learner_of(name: str) -> Objective:
+    """Return what a model is trained by."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name].build(WordPieceConfig(vocab_size=512).build(["some words"]), SEED)
+    learner = Learner()
+    learner.paired = "num_decoder_layers" in MORE[name]
+    return learner
+
+
 def global_batch(step: int) -> Batch:
-    """Return the step's whole batch: random tokens, one or two documents a row, random targets."""
+    """Return the step's whole batch: random tokens, one or two documents a row, random targets.
+
+    Beside them is what heads of their own are asked: pairs, and all tokens but a row's last.
+    """
     generator = torch.Generator().manual_seed(1000 + step)
     ids = torch.randint(0, VOCABULARY, (GLOBAL_BATCH, LENGTH), generator=generator)
     target = torch.rand((GLOBAL_BATCH, LENGTH), generator=generator) < torch.rand(
@@ -96,6 +112,10 @@ def global_batch(step: int) -> Batch:
         "document_ids": (second + 1).int(),
         "labels": torch.where(target, ids, -100),
         "sample": torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH,
+        "token_type_ids": second.long(),
+        "pair_labels": torch.randint(0, 2, (GLOBAL_BATCH,), generator=generator),
+        "uniform": torch.rand((GLOBAL_BATCH, LENGTH), generator=generator),
+        "original_labels": torch.where(time < LENGTH - 1, ids, -100),
     }
 
 
@@ -164,10 +184,10 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     torch.manual_seed(SEED)
     micro = int(str(case.get("micro", 2)))
     optimizer = AdamWConfig(learning_rate=3e-3, weight_decay=0.1, gradient_clipping=0.5)
-    model = model_of(str(case.get("model", "encoder")))
-    learner = Learner()
-    learner.paired = model.config.num_decoder_layers > 0
-    learner.attach_head(model.trunk)
+    name = str(case.get("model", "encoder"))
+    learner = learner_of(name)
+    keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
+    model = learner.attach_head(TransformerConfig.model_validate(keys).build())
     engine = engine_config(case).build(model, optimizer, micro)
     rows = Rows()
     world = distributed.world()
