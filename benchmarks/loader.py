@@ -66,9 +66,8 @@ def main() -> None:
             for step in (asleep, busy):
                 for workers in (0, 2):
                     share, most = waiting(stream, plan, step, workers)
-                    print(
-                        f"  {step.__name__}, {workers} processes: waits {share:.2%} of a step, at most {most:.1%}"
-                    )
+                    who = f"{step.__name__}, {workers} processes"
+                    print(f"  {who}: waits {share:.2%} of a step, at most {most:.1%}")
 
 
 def waiting(
