@@ -16,7 +16,7 @@ from lumbre import cli, hub
 from lumbre import generate as module
 from lumbre.errors import ModelError
 from lumbre.generate import Sampling, generate
-from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.models import Detector, LanguageModel, PairModel, TransformerConfig
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
 
 LENGTH = 48
@@ -194,6 +194,42 @@ def test_a_folder_without_a_language_model_is_refused(folders: dict[str, Path], 
         generate(tmp_path, ["[MASK]"], SHORT)
     with pytest.raises(ModelError, match="neither a finished run nor a model folder"):
         generate(tmp_path / "none", ["[MASK]"], SHORT)
+
+
+BERT: dict[str, Any] = {
+    "causal": False,
+    "norm_position": "post",
+    "embedding_norm": True,
+    "head_transform": True,
+    "head_bias": True,
+    "token_types": 2,
+    "position": {"type": "learned", "max_length": LENGTH},
+}
+
+
+@pytest.mark.parametrize("position", [BERT["position"], {"type": "rotary"}])
+def test_a_detector_is_refused_and_its_generator_named(position: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = WordPieceConfig().build(TEXTS)
+    config = TransformerConfig.model_validate({**SIZES, **BERT, "position": position})
+    hub.save(Detector(config.build(tokenizer.vocab_size)), tokenizer, tmp_path / "model")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"has no language-model head; name a folder with one"):
+        generate(tmp_path, ["[MASK]"], SHORT)
+    generator = LanguageModel(config.build(tokenizer.vocab_size))
+    hub.save(generator, tokenizer, tmp_path / "model-generator")
+    with pytest.raises(ModelError, match=r"its generator, which has one, is .*model-generator"):
+        generate(tmp_path, ["[MASK]"], SHORT)
+    assert len(generate(tmp_path / "model-generator", ["[MASK]"], SHORT)) == 1
+
+
+def test_a_model_of_pairs_fills_masks_with_its_language_model(tmp_path: Path) -> None:
+    tokenizer = WordPieceConfig().build(TEXTS)
+    trunk = TransformerConfig.model_validate({**SIZES, **BERT, "init_std": 0.3}).build(tokenizer.vocab_size)
+    model = PairModel(trunk)  # type: ignore[arg-type]
+    hub.save(model, tokenizer, tmp_path)
+    (text,) = generate(tmp_path, ["import [MASK]"], SHORT)
+    ids = transformers.AutoTokenizer.from_pretrained(tmp_path)("import [MASK]")["input_ids"]
+    likeliest = model.eval()(torch.tensor([ids])).logits[0, ids.index(tokenizer.mask_id)].argmax()
+    assert text == f"import {tokenizer.decode([likeliest], skip_special_tokens=False).removeprefix('##')}"
 
 
 def test_the_commands_options_are_the_samplings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lumbre import config as configs
 from lumbre.distributed import Stream
-from lumbre.errors import Problem, TokenizerError
+from lumbre.errors import ConfigError, Problem, TokenizerError
 from lumbre.models import NO_TARGET, TransformerConfig
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
+from pretrain.config import PretrainConfig
 from pretrain.objectives import NextSentenceConfig, SentenceOrderConfig
 from pretrain.objectives.base import Row
 from pretrain.objectives.pairs import Pairs
@@ -293,3 +295,20 @@ def test_what_a_pair_needs_is_told_early(kind: Any) -> None:
     tokenizer: Tokenizer = BpeConfig(vocab_size=512).build([TEXT])
     with pytest.raises(TokenizerError, match=r"no \[CLS\] or no \[SEP\]"):
         config.build(tokenizer, 0)
+
+
+def test_a_config_is_told_of_rows_and_models_that_hold_no_pairs() -> None:
+    keys = [
+        "data.packing={type: concatenate}",
+        "model=gpt-mini",
+        "model.causal=false",
+        "tokenizer={type: bpe}",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        configs.load(PretrainConfig, "configs/pretrain/bert-nsp-mini.yaml", keys, room="pretrain")
+    told = [(problem.key, problem.remedy) for problem in caught.value.problems]
+    assert told == [
+        ("tokenizer.type", "use wordpiece"),
+        ("data.packing.type", "use pad"),
+        ("model.token_types", "use 2"),
+    ]
