@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lumbre import config as configs
@@ -70,15 +70,17 @@ def test_tokens_are_drawn_by_their_probability() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    scores=st.lists(st.floats(-200, 200), min_size=1, max_size=9),
+    scores=st.lists(st.floats(-2000, 2000), min_size=1, max_size=9),
     number=st.floats(0, 1, exclude_max=True, width=32),
 )
+@example(scores=[-2000.0, 2000.0], number=0.0)
 def test_a_draw_is_the_token_at_which_the_running_sum_passes(scores: list[float], number: float) -> None:
     """Reference: a loop in Python; ties of rounding at the passing point are let through."""
     weight = torch.tensor(scores, dtype=torch.float64)[:, None]
     one = torch.ones(1, 1, dtype=torch.float64)
     found = int(sample_linear(one, weight, None, torch.tensor([number], dtype=torch.float64)))
     weights = [math.exp(score - max(scores)) for score in scores]
+    assert weights[found] > 0
     before = sum(weights[:found]) / sum(weights)
     assert before <= number + 1e-12
     assert number <= before + weights[found] / sum(weights) + 1e-12
