@@ -112,12 +112,12 @@ def validation_sets(
 ) -> list[ValidationSet]:
     """Return the validation splits in order, in rows as long as the last stage's, noised the same every time.
 
-    Each has at most `most` rows. Their weights are those of the last stage.
+    Each has at most `most` rows. Their weights are those of the last stage; sets that it leaves out have none.
     """
     last = plan.stages[-1]
     found = []
     for index, (name, prepared) in enumerate(sets.items()):
-        if not last.weights[index]:
+        if not any(stage.weights[index] for stage in plan.stages):
             continue
         rows = split_rows(prepared, data, "validation", last.seq_length, name)
         number = np.array(index, dtype=np.int64)
