@@ -166,14 +166,21 @@ def test_what_is_exported_is_proven_and_comes_back(
 
 
 @pytest.mark.parametrize(
-    ("kind", "tensor"), [(PairModel, "bert.pooler.dense.bias"), (Detector, "dense_prediction")]
+    ("kind", "tensor"),
+    [
+        (PairModel, "bert.pooler.dense.bias"),
+        (Detector, "dense_prediction"),
+        (LanguageModel, "token_type_embeddings"),
+    ],
 )
-def test_a_head_that_was_changed_does_not_pass_the_proof(kind: Any, tensor: str, tmp_path: Path) -> None:
+def test_a_head_or_segment_that_was_changed_does_not_pass_the_proof(
+    kind: Any, tensor: str, tmp_path: Path
+) -> None:
     model = fresh(kind)
     folder = hub.save(model, None, tmp_path / "model")
     state = load_file(folder / "model.safetensors")
     name = next(name for name in state if tensor in name)
-    state[name].flatten()[0] += 0.1
+    state[name].flatten()[-1] += 0.1
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="computes other logits"):
         hub.verify_export(model, folder)
