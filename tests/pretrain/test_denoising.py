@@ -11,16 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbre import hub
+from lumbre.config import load
 from lumbre.distributed import Stream
-from lumbre.errors import TokenizerError
+from lumbre.errors import ConfigError, TokenizerError
 from lumbre.models import NO_TARGET, LanguageModel, TransformerConfig
 from lumbre.tokenizer import BpeConfig, WordPieceConfig
+from pretrain.config import PretrainConfig
 from pretrain.objectives import ObjectiveConfig, PrefixLmConfig, SpanCorruptionConfig, Ul2Config
 from pretrain.objectives.base import ModelKind, Row
 from pretrain.objectives.denoiser import Denoiser
 from pretrain.objectives.denoising import Denoising, DenoisingConfig
 from pretrain.objectives.rows import documents as documents_of
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
 MODES = ("[R]", "[X]", "[S]")
 TOKENIZERS = [
@@ -374,11 +377,25 @@ def test_a_mode_that_the_tokenizer_lacks_is_refused_early_and_late() -> None:
     assert not list(PrefixLmConfig().misfits(BpeConfig(), 128))
 
 
+def problems(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(PretrainConfig, CONFIGS / "pretrain/ul2-mini.yaml", arguments, room="pretrain")
+    return str(caught.value)
+
+
 def test_rows_that_are_longer_than_the_model_are_told_before_data_is_read() -> None:
     """A decoder's row has spans twice: 128 tokens of text are up to 192 of UL2's, and of a prefix 128."""
     assert Ul2Config().longest(128, "decoder") == 192
     assert PrefixLmConfig().longest(128, "decoder") == 128
     assert Ul2Config().longest(128, "encoder-decoder") == 136
+    assert (
+        "128 tokens, of which ul2 makes up to 192, and the model has 150 positions; at most 100, or a larger"
+    ) in problems("model=gpt-mini", "model.position.max_length=150")
+
+
+def test_a_model_of_neither_kind_is_refused() -> None:
+    wanted = "choose an encoder-decoder, such as t5-mini, or a decoder, such as gpt-mini"
+    assert f"objective ul2 on an encoder (causal: false); {wanted}" in problems("model=bert-mini")
 
 
 def test_padding_is_no_document_wherever_it_stands() -> None:
