@@ -112,7 +112,7 @@ def validation_sets(
 ) -> list[ValidationSet]:
     """Return the validation splits in order, in rows as long as the last stage's, noised the same every time.
 
-    Each has at most `most` rows. Their weights are those of the last stage; sets that it leaves out have none.
+    Each has at most `most` rows. Their weights are those of the last stage; what it leaves out has 0.
     """
     last = plan.stages[-1]
     found = []

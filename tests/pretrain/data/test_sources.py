@@ -14,8 +14,8 @@ from lumbre import stdlib
 from lumbre.errors import DataError
 from pretrain.data.config import DataConfig
 from pretrain.data.corpus import Corpus
-from pretrain.data.skips import Skips
 from pretrain.data.lines import lines_from, paragraphs_from
+from pretrain.data.skips import Skips
 from pretrain.data.sources import JsonlConfig, SourceConfig, StdlibConfig, TextConfig
 
 

@@ -16,8 +16,8 @@ from lumbre.config import dump
 from lumbre.tokenizer import FileTokenizerConfig
 from pretrain.data.config import DataConfig
 from pretrain.data.corpus import Corpus
-from pretrain.data.skips import Skips
 from pretrain.data.prepare import prepare
+from pretrain.data.skips import Skips
 from pretrain.data.sources import ArrowConfig, CsvConfig, JsonlConfig, ParquetConfig, TextConfig
 from tests.pretrain.data.formats import NAMES, PLAIN, TABLES, read, write, write_table
 
