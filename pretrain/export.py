@@ -36,7 +36,7 @@ def export(run: Path, to: Path) -> None:
     if saved["tokenizer"] != prepared.manifest.tokenizer_fingerprint:
         raise DataError(
             f"{prepared.folder}: its tokenizer is {prepared.manifest.tokenizer_fingerprint}, "
-            f"the checkpoint's is {saved['tokenizer']}"
+            f"the checkpoint's is {saved['tokenizer']}; set tokenizer and data back to those of the run"
         )
     shape = TransformerConfig.model_validate(saved["model"])
     reader = Reader(folder)

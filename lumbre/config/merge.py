@@ -156,6 +156,10 @@ def _set(
     elif isinstance(value, str) and child is not None and _child(member(kind, tree), step) is not None:
         value, found = _named(child, value, f"{key}.", step, search, (), "command line")
         places |= found
+    elif isinstance(value, dict) and child is not None:
+        spots = {f"{key}.base": "command line"}
+        value, found = expand(child, value, spots, f"{key}.", step, search, ())
+        places |= found
     return {**tree, step: value}
 
 

@@ -104,6 +104,15 @@ def test_a_base_is_merged_under_the_mapping(folder: Path) -> None:
     assert config.model.position == Learned(max_length=3, shared=5)
 
 
+def test_a_base_is_merged_under_the_mapping_of_an_override_too(folder: Path) -> None:
+    config = load(Run, run_file(folder), ["model={base: large, position: {shared: 5}}"])
+    assert config.model.hidden_size == 128
+    assert config.model.position == Learned(max_length=3, shared=5)
+    assert problems(folder, "model={base: huge}")[0].startswith(
+        "command line: model: there is no configs/model/huge.yaml"
+    )
+
+
 def test_overrides_win_and_reach_into_lists(folder: Path) -> None:
     config = load(Run, run_file(folder), ["model.hidden_size=8", "rows.0.theta=5", "extra={type: rotary}"])
     assert config.model.hidden_size == 8
