@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Plan:
     shards: dict[SplitName, dict[str, int]]
     """The tokens of each shard by its name."""
     duplicates: int
+    left_out: dict[str, dict[str, Any]]
+    """What else was left out on the way, as `Skip`s by reason."""
 
     @classmethod
     def load(cls, folder: Path) -> "Plan | None":

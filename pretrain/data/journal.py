@@ -8,7 +8,6 @@ was killed is read again, but not tokenized again.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -75,13 +74,15 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def claim(self, key: str) -> None:
-        """Take up the work that lies in the folder if it has this key, told by its plan; else clear it."""
+    def has_key(self, key: str) -> bool:
+        """Whether the work that lies in the folder belongs to the plan with this key."""
         mark = self.folder / "key"
-        if not mark.is_file() or mark.read_text() != key:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            write_whole(mark, key.encode())
+        return mark.is_file() and mark.read_text() == key
+
+    def claim(self, key: str) -> None:
+        """Begin, or take up what was done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "key", key.encode())
         clear_unfinished(self.folder)
 
     def has(self, number: int) -> bool:

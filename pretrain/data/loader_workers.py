@@ -47,22 +47,27 @@ def made_by_workers(sample: Sample, wanted: Callable[[], Iterator[range]], worke
             generator=torch.Generator(),
         )
         batches = iter(loader)
-        while True:
-            try:
-                made = next(batches, None)
-            except RuntimeError as error:  # what DataLoader raises for a worker that is gone
-                if done == before:
-                    remedy = "lower data.loader_workers, or look for what ends them (memory?)"
-                    raise DataError(f"loader: its processes end by themselves: {error}; {remedy}") from error
-                print(f"loader: {error}; starting anew", file=sys.stderr, flush=True)
-                before = done
-                break
-            if made is None:
-                return
-            if isinstance(made, Exception):
-                raise made
-            yield made
-            done += 1
+        try:
+            while True:
+                try:
+                    made = next(batches, None)
+                except RuntimeError as error:  # what DataLoader raises for a worker that is gone
+                    if done == before:
+                        remedy = "lower data.loader_workers, or look for what ends them (memory?)"
+                        raise DataError(
+                            f"loader: its processes end by themselves: {error}; {remedy}"
+                        ) from error
+                    print(f"loader: {error}; starting anew", file=sys.stderr, flush=True)
+                    before = done
+                    break
+                if made is None:
+                    return
+                if isinstance(made, Exception):
+                    raise made
+                yield made
+                done += 1
+        finally:
+            del batches  # which ends the workers; an error's traceback would keep them
 
 
 class _MicroBatches(Dataset[Any]):

@@ -13,8 +13,8 @@ import numpy as np
 
 from .journal import INDEX
 
-BUCKET_DOCUMENTS = 1 << 17
-DEALT_DOCUMENTS = 1 << 18
+BUCKET_DOCUMENTS = 1 << 16
+DEALT_DOCUMENTS = 1 << 17
 """Rows that are held before they are dealt."""
 MOST_BUCKETS = 1 << 16
 

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +17,18 @@ from .assemble import Plan, WriteShard, plan_shards, shard_record
 from .corpus import Corpus
 from .disk import clear_unfinished, explained, write_whole
 from .journal import INDEX, Journal
+from .near_duplicates import NearDuplicates
 from .ordering import Buckets
 from .progress import ByteProgress
 from .raw import CorpusConfig
 from .reader import Reader, Unit
 from .shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, Shard, SplitName
-from .skips import Skips
+from .skips import Skip, Skips
 from .splits import Splits
 from .vocabulary import train
 from .workers import Report, Task, available_cores, run_tasks
 
+NEAR_DUPLICATE = "near-duplicate or copy"
 PROVED_BYTES = 1 << 19
 """How much of the corpus the fast tokenizer is compared on before it is used."""
 WORKER_BYTES = 1 << 20
@@ -83,11 +85,14 @@ class Pipeline:
 
     def run(self, asked: dict[str, Any]) -> Path:
         """Return the folder of the prepared data, made from what was asked for."""
+        if not self._journal.has_key(self._key):
+            shutil.rmtree(self._partial, ignore_errors=True)
         self._journal.claim(self._key)
         tokenizer = self._tokenizer()
         dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         skips = self._tokenize(tokenizer, dtype)
         plan = self._plan(skips)
+        skips.merge({reason: Skip(**skip) for reason, skip in plan.left_out.items()})
         out = self._partial / "out"
         shards = self._write(plan, dtype, out)
         tokenizer.save(out / TOKENIZER)
@@ -118,6 +123,8 @@ class Pipeline:
 
     def _is_fast(self, tokenizer: Tokenizer) -> bool:
         """Whether the fast encoder gives the same ids on a sample of the corpus; asked once."""
+        if not self._data.fast_tokenizer:
+            return False
         file = self._journal.folder / "fast.json"
         if not file.is_file():
             encoder = tokenizer.encoder()
@@ -158,14 +165,13 @@ class Pipeline:
             return plan
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        units = range(len(self._units))
         documents = (
             sum(file.stat().st_size for file in self._journal.folder.glob("*.index")) // INDEX.itemsize
         )
         buckets = Buckets(self._partial / "buckets", documents)
-        for unit in units:
-            for rows in self._journal.index(unit):
-                buckets.deal(rows)
+        left_out = Skips("skip")
+        for rows in self._rows(left_out):
+            buckets.deal(rows)
         fractions: dict[SplitName, float] = {
             "validation": self._data.validation_fraction,
             "test": self._data.test_fraction,
@@ -174,10 +180,37 @@ class Pipeline:
         if not splits.documents:
             raise self._empty(skips)
         shards = plan_shards(folder, buckets, splits, self._data.shard_tokens)
-        plan = Plan(shards, buckets.duplicates)
+        plan = Plan(
+            shards, buckets.duplicates, {key: skip.model_dump() for key, skip in left_out.by_reason.items()}
+        )
         plan.save(folder)
         buckets.clear()
         return plan
+
+    def _rows(self, skips: Skips) -> Iterator[np.ndarray]:
+        """Yield the rows of all documents, without those that are near-duplicates of others."""
+        units = range(len(self._units))
+        if self._data.near_duplicates is None:
+            for unit in units:
+                yield from self._journal.index(unit)
+            return
+        near = NearDuplicates(
+            self._data.near_duplicates,
+            self._partial / "near",
+            self._journal,
+            self._corpus.reader,
+            self._units,
+            lambda title, tasks, sizes: self._run(title, tasks, sizes, sum(sizes)),
+        )
+        removed = near.removed()
+        for unit, ids in near.ids():
+            rows = np.concatenate([np.empty(0, INDEX), *self._journal.index(unit)])
+            near_by = removed[np.searchsorted(removed, ids[0]) :] if len(ids) else removed
+            is_removed = np.isin(ids, near_by[: len(ids)], assume_unique=True)
+            for row in rows[is_removed]:
+                place = row["source"].item(), row["file"].item(), row["record"].item()
+                skips.drop(NEAR_DUPLICATE, partial(self._corpus.place, *place))
+            yield rows[~is_removed]
 
     def _write(self, plan: Plan, dtype: np.dtype, out: Path) -> dict[SplitName, list[Shard]]:
         folder = self._partial / "plan"

@@ -70,6 +70,7 @@ def _asked(data: CorpusConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
         }
         asked["format_version"] = FORMAT_VERSION
         asked |= data.model_dump(mode="json", include=keys, serialize_as_any=True)
+        asked["near_duplicates"] = data.near_duplicates and data.near_duplicates.minhash
     return asked
 
 

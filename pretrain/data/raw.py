@@ -10,6 +10,7 @@ from lumbre.config import Config
 from lumbre.errors import Problem
 
 from .filters import FilterConfig
+from .near_duplicates import NearDuplicatesConfig
 from .shards import MANIFEST
 from .sources import SourceConfig
 
@@ -31,6 +32,10 @@ class CorpusConfig(Config):
     """What happens on text that cannot be used: the work ends, or it is left out, counted and reported."""
     filters: list[FilterConfig] = Field(default_factory=list)
     """Rules of quality; the documents that break one are left out, counted and reported."""
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Whether of documents that are alike one is kept; by default only exact copies are left out."""
+    fast_tokenizer: bool = True
+    """Whether gigatoken tokenizes where its ids are proven the same, on a sample and along the way."""
     shard_tokens: PositiveInt = 1 << 26
     """Most tokens of a shard that holds more than one document."""
     unit_bytes: Annotated[int, Field(ge=1024)] = 1 << 22

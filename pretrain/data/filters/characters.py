@@ -1,6 +1,5 @@
 """Documents with few letters or many symbols (after Rae et al., 2021, arXiv:2112.11446, A.1.1)."""
 
-import sys
 import unicodedata
 from functools import cache
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ from .base import FilterConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 SPACE, LETTER, DIGIT, SYMBOL = range(4)
+TABLED = 1 << 16
 
 
 class CharactersConfig(FilterConfig):
@@ -40,21 +40,28 @@ class CharactersConfig(FilterConfig):
 
 def kinds_of(text: str) -> tuple[int, int, int]:
     """Return the numbers of letters, digits and symbols of a text that is valid Unicode."""
-    if text.isascii():
-        counts = np.bincount(_table()[np.frombuffer(text.encode(), np.uint8)], minlength=4)
-    else:
-        counts = np.bincount(_table()[np.frombuffer(text.encode("utf-32-le"), np.uint32)], minlength=4)
-    _, letters, digits, symbols = counts.tolist()
+    is_ascii = text.isascii()
+    raw = text.encode("ascii" if is_ascii else "utf-32-le")
+    points: np.ndarray = np.frombuffer(raw, "<u1" if is_ascii else "<u4")
+    found = _table()[points if is_ascii else np.minimum(points, TABLED)]
+    counts = [int(np.count_nonzero(found == kind)) for kind in (LETTER, DIGIT, SYMBOL)]
+    # What is beyond the table was taken for its last entry, which is white space there.
+    if not is_ascii:
+        for point in points[points >= TABLED].tolist():
+            kind = _kind(chr(point))
+            counts[kind - 1] += kind > SPACE
+    letters, digits, symbols = counts
     return letters, digits, symbols
 
 
 @cache
 def _table() -> np.ndarray:
-    """Return the kind of every code point."""
+    """Return the kind of every code point of the basic plane, where nearly all text is."""
+    kinds = np.fromiter(map(_kind, map(chr, range(TABLED + 1))), np.uint8, TABLED + 1)
+    kinds[TABLED] = SPACE
+    return kinds
+
+
+def _kind(character: str) -> int:
     kinds = {"L": LETTER, "M": LETTER, "N": DIGIT}
-    points = (chr(point) for point in range(sys.maxunicode + 1))
-    return np.fromiter(
-        (SPACE if one.isspace() else kinds.get(unicodedata.category(one)[0], SYMBOL) for one in points),
-        np.uint8,
-        sys.maxunicode + 1,
-    )
+    return SPACE if character.isspace() else kinds.get(unicodedata.category(character)[0], SYMBOL)

@@ -42,11 +42,10 @@ class LengthConfig(FilterConfig):
                 return f"fewer than {self.min_characters:,} characters"
             if self.max_characters is not None and characters > self.max_characters:
                 return f"more than {self.max_characters:,} characters"
-        # A word and the space after it take two characters or more: most long texts need no counting.
-        if self.min_words or (self.max_words is not None and len(text) >= 2 * self.max_words):
-            words = len(text.split())
-            if words < self.min_words:
-                return f"fewer than {self.min_words:,} words"
-            if self.max_words is not None and words > self.max_words:
-                return f"more than {self.max_words:,} words"
+        if self.min_words and len(text.split(None, self.min_words)) < self.min_words:
+            return f"fewer than {self.min_words:,} words"
+        # A word and the space after it take two characters or more: few texts need counting.
+        most = self.max_words
+        if most is not None and len(text) > 2 * most and len(text.split(None, most)) > most:
+            return f"more than {most:,} words"
         return None

@@ -34,17 +34,18 @@ class RepetitionConfig(FilterConfig):
         if self.max_duplicate_lines < 1 and duplicate_lines(text) > self.max_duplicate_lines:
             return f"a share of duplicate lines above {self.max_duplicate_lines:g}"
         limits = {2: self.max_top_2gram, 3: self.max_top_3gram, 4: self.max_top_4gram}
+        limits = {size: limit for size, limit in limits.items() if limit < 1}
         words = text.split()
-        if not words:
+        if not limits or not words:
             return None
-        hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+        # A rule is broken by so many repeats or more, were all words as long as the longest.
         longest = max(map(len, words))
+        fewest = {size: int(limit * len(text) / (size * longest)) + 1 for size, limit in limits.items()}
+        hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+        if not _repeats(hashes, min(limits), min(fewest.values())):
+            return None
         for size, limit in limits.items():
-            if limit == 1:  # n-grams that overlap can take more than there is
-                continue
-            # At most so many characters: few documents need the exact count.
-            most = _highest_count(hashes, size) * size * longest
-            if most > limit * len(text) and top_ngram(words, size) > limit * len(text):
+            if _repeats(hashes, size, fewest[size]) and top_ngram(words, size) > limit * len(text):
                 return f"a share of the most frequent {size}-gram above {limit:g}"
         return None
 
@@ -67,15 +68,14 @@ def top_ngram(words: Sequence[str], size: int) -> int:
     return count * sum(map(len, ngram)) if count > 1 else 0
 
 
-def _highest_count(hashes: np.ndarray, size: int) -> int:
-    """Return how often the most frequent n-gram occurs; 0 if none occurs twice."""
-    count = len(hashes) - size + 1
-    if count < 2:
-        return 0
-    grams = np.zeros(count, dtype=np.uint64)
-    for first in range(size):
-        grams += hashes[first : first + count] * FACTORS[first]
+def _repeats(hashes: np.ndarray, size: int, count: int) -> bool:
+    """Return whether any n-gram of hashed words occurs so often, and at least twice."""
+    total = len(hashes) - size + 1
+    apart = max(count, 2) - 1
+    if apart >= total:
+        return False
+    grams = hashes[:total] * FACTORS[0]
+    for first in range(1, size):
+        grams += hashes[first : first + total] * FACTORS[first]
     grams.sort()
-    ends = np.flatnonzero(np.append(grams[1:] != grams[:-1], True))
-    highest = int(np.diff(ends, prepend=-1).max())
-    return highest if highest > 1 else 0
+    return bool((grams[apart:] == grams[:-apart]).any())

@@ -306,4 +306,4 @@ def test_a_large_vocabulary_takes_four_bytes_a_token(data_config, corpus, prepar
 @pytest.mark.parametrize("file", sorted(Path("configs/data").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_data_config_is_valid(file):
     config = DataConfig(**yaml.safe_load(file.read_text()))
-    assert config.sources
+    assert config.sources or config.mixture
