@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from lumbre.pretrain.config import PretrainConfig
-from lumbre.pretrain.data.prepare import prepare
+from lumbre.pretrain.data.preparation.prepare import prepare
 
 from lumbre import config as configs
 from lumbre import hub

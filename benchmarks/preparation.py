@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, WordPieceConfig
-from pretrain.data.corpus import Corpus
-from pretrain.data.filters import CharactersConfig, FilterConfig, LengthConfig, RepetitionConfig
-from pretrain.data.prepare import prepare
-from pretrain.data.raw import CorpusConfig
+from pretrain.data.preparation.corpus import Corpus
+from pretrain.data.preparation.filters import CharactersConfig, FilterConfig, LengthConfig, RepetitionConfig
+from pretrain.data.preparation.prepare import prepare
+from pretrain.data.preparation.raw import CorpusConfig
+from pretrain.data.preparation.workers import available_cores
 from pretrain.data.skips import Skips
 from pretrain.data.sources import JsonlConfig, SourceConfig, StdlibConfig, TextConfig
-from pretrain.data.workers import available_cores
 
 FILTERS: list[FilterConfig] = [
     LengthConfig(min_words=5),

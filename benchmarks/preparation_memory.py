@@ -24,9 +24,9 @@ from lumbre.tokenizer import BpeConfig
 
 PREPARE = """
 import sys
-from pretrain.data.filters import CharactersConfig, LengthConfig, RepetitionConfig
-from pretrain.data.prepare import prepare
-from pretrain.data.raw import CorpusConfig
+from pretrain.data.preparation.filters import CharactersConfig, LengthConfig, RepetitionConfig
+from pretrain.data.preparation.prepare import prepare
+from pretrain.data.preparation.raw import CorpusConfig
 from pretrain.data.sources import JsonlConfig
 from lumbre.tokenizer import FileTokenizerConfig
 text, tokenizer, out, fast, workers = sys.argv[1:]

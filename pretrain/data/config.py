@@ -9,7 +9,7 @@ from lumbre.errors import Problem
 
 from .packing import ConcatenateConfig, PackingConfig
 from .plan import StageConfig, weights_of
-from .raw import CorpusConfig
+from .preparation.raw import CorpusConfig
 
 Exhausted = Literal["repeat", "stop"]
 

@@ -6,9 +6,9 @@ from lumbre.distributed import world
 from lumbre.tokenizer import TokenizerConfig
 
 from .config import DataConfig
-from .prepare import prepare
+from .preparation.prepare import prepare
+from .preparation.vocabulary import train_tokenizer
 from .shards import PreparedData
-from .vocabulary import train_tokenizer
 
 
 def prepare_sets(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str, PreparedData]:

@@ -8,9 +8,9 @@ from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field
 
-from ..lines import lines_from
 from .base import BadDocument, Document, FaultError, Part, decoded, no_field
 from .files import FilesConfig, is_packed, line_of, open_unpacked, with_packed
+from .lines import lines_from
 
 LONGEST_VALUE = 1 << 28
 """Most characters of a value: how far a quote that is never closed is followed."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ..lines import lines_from
 from .base import BadDocument, Document, FaultError, Part, decoded, text_of
 from .files import FilesConfig, is_packed, line_of, open_unpacked, with_packed
+from .lines import lines_from
 
 
 class JsonlConfig(FilesConfig):

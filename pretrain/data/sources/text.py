@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ..lines import lines_from, paragraphs_from
 from .base import BadDocument, Document, FaultError, Part, decoded
 from .files import FilesConfig, is_packed, line_of, open_unpacked
+from .lines import lines_from, paragraphs_from
 
 
 class TextConfig(FilesConfig):

@@ -7,7 +7,7 @@ import pytest
 from lumbre import stdlib
 from lumbre.tokenizer import BpeConfig
 from pretrain.data.config import DataConfig
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation.prepare import prepare
 from pretrain.data.sources import TextConfig
 
 TOKENIZER = BpeConfig(vocab_size=512)

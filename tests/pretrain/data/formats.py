@@ -10,7 +10,7 @@ import lzma
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
-from pretrain.data.corpus import Corpus
+from pretrain.data.preparation.corpus import Corpus
 from pretrain.data.skips import Skips
 from pretrain.data.sources import ArrowConfig, CsvConfig, JsonlConfig, ParquetConfig, TextConfig
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from lumbre import stdlib
 from lumbre.errors import DataError
 from pretrain.data.config import DataConfig
-from pretrain.data.corpus import Corpus
-from pretrain.data.lines import lines_from, paragraphs_from
+from pretrain.data.preparation.corpus import Corpus
 from pretrain.data.skips import Skips
 from pretrain.data.sources import JsonlConfig, SourceConfig, StdlibConfig, TextConfig
+from pretrain.data.sources.lines import lines_from, paragraphs_from
 
 
 def read(source, unit_bytes=1 << 20, on_bad_document="error"):

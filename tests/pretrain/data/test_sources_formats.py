@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lumbre.config import dump
 from lumbre.tokenizer import FileTokenizerConfig
 from pretrain.data.config import DataConfig
-from pretrain.data.corpus import Corpus
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation.corpus import Corpus
+from pretrain.data.preparation.prepare import prepare
 from pretrain.data.skips import Skips
 from pretrain.data.sources import ArrowConfig, CsvConfig, JsonlConfig, ParquetConfig, TextConfig
 from tests.pretrain.data.formats import NAMES, PLAIN, TABLES, read, write, write_table
@@ -106,7 +106,7 @@ def test_a_folder_gives_the_files_of_the_type_at_any_depth(tmp_path, config, tak
 READ = """
 import sys
 from pathlib import Path
-from pretrain.data.corpus import Corpus
+from pretrain.data.preparation.corpus import Corpus
 from pretrain.data.skips import Skips
 from tests.pretrain.data.formats import config_of
 
@@ -126,7 +126,7 @@ PREPARE = """
 import sys, yaml
 from lumbre.tokenizer import BpeConfig
 from pretrain.data.config import DataConfig
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation.prepare import prepare
 prepare(DataConfig(**yaml.safe_load(sys.stdin.read())), BpeConfig(vocab_size=512))
 """
 

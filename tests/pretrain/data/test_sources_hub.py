@@ -6,8 +6,8 @@ import pytest
 from lumbre.errors import DataError
 from lumbre.tokenizer import BpeConfig
 from pretrain.data.config import DataConfig
-from pretrain.data.corpus import Corpus
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation.corpus import Corpus
+from pretrain.data.preparation.prepare import prepare
 from pretrain.data.skips import Skips
 from pretrain.data.sources import HubConfig, TextConfig
 from tests.pretrain.data.formats import read

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..shards import Shard, SplitName
 from .disk import whole_file, write_whole
 from .journal import Journal
-from .shards import Shard, SplitName
 from .splits import Splits
 from .workers import Report
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lumbre.errors import DataError
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation.prepare import prepare
+from pretrain.data.preparation.workers import run_tasks
 from pretrain.data.sources import TextConfig
-from pretrain.data.workers import run_tasks
-from tests.pretrain.data.test_prepare import TOKENIZER, content, start, wait_for
+from tests.pretrain.data.preparation.test_prepare import TOKENIZER, content, start, wait_for
 
 
 class Sleep:
@@ -68,7 +68,7 @@ class Modules:
     def __call__(self, report):
         import sys
 
-        import pretrain.data.pipeline  # noqa: F401
+        import pretrain.data.preparation.pipeline  # noqa: F401
 
         return sorted(sys.modules)
 

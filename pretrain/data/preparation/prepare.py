@@ -11,11 +11,11 @@ from typing import Any
 from lumbre.errors import DataError
 from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
 
+from ..shards import FORMAT_VERSION, MANIFEST, PreparedData
 from .corpus import Corpus
 from .disk import explained, sole_process
 from .pipeline import Pipeline
-from .raw import CorpusConfig as CorpusConfig
-from .shards import FORMAT_VERSION, MANIFEST, PreparedData
+from .raw import CorpusConfig
 
 
 def prepare(data: CorpusConfig, tokenizer: TokenizerConfig) -> PreparedData:

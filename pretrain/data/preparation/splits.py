@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from .shards import SplitName
+from ..shards import SplitName
 
 TRAIN: SplitName = "train"
 

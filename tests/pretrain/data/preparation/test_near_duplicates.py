@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.data.near_duplicates import NearDuplicatesConfig
-from pretrain.data.pipeline import NEAR_DUPLICATE
-from pretrain.data.prepare import prepare
-from pretrain.data.raw import CorpusConfig
+from pretrain.data.preparation.near_duplicates import NearDuplicatesConfig
+from pretrain.data.preparation.pipeline import NEAR_DUPLICATE
+from pretrain.data.preparation.prepare import prepare
+from pretrain.data.preparation.raw import CorpusConfig
 from pretrain.data.sources import JsonlConfig
-from tests.pretrain.data.test_prepare import TOKENIZER, content, start, wait_for
+from tests.pretrain.data.preparation.test_prepare import TOKENIZER, content, start, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what datatrove imports warns
 
@@ -125,7 +125,7 @@ def test_a_long_document_has_the_signature_of_the_whole(monkeypatch):
     """Against datatrove's own step, which takes all n-grams at once."""
     from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 
-    from pretrain.data import minhash
+    from pretrain.data.preparation import minhash
 
     text = " ".join(document(3, 3000))
     ours, theirs = (

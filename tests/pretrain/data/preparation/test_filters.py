@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbre.tokenizer import BpeConfig
-from pretrain.data.filters import CharactersConfig, FilterConfig, LengthConfig, RepetitionConfig
-from pretrain.data.filters.characters import kinds_of
-from pretrain.data.filters.repetition import duplicate_lines, top_ngram
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation.filters import CharactersConfig, FilterConfig, LengthConfig, RepetitionConfig
+from pretrain.data.preparation.filters.characters import kinds_of
+from pretrain.data.preparation.filters.repetition import duplicate_lines, top_ngram
+from pretrain.data.preparation.prepare import prepare
 from pretrain.data.sources import JsonlConfig
 
 TOKENIZER = BpeConfig(vocab_size=512)

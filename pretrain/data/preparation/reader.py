@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..skips import EMPTY, Skips
+from ..sources import BadDocument, Document, Part, SourceConfig
 from .filters import FilterConfig
-from .skips import EMPTY, Skips
-from .sources import BadDocument, Document, Part, SourceConfig
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from lumbre.errors import DataError
 from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
 
+from ..skips import Skips
 from .corpus import Corpus
 from .disk import explained, sole_process, write_whole
 from .raw import CorpusConfig
-from .skips import Skips
 
 MADE_FROM = "made_from.json"
 

@@ -16,10 +16,10 @@ import yaml
 from lumbre.config import dump
 from lumbre.errors import DataError
 from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, WordPieceConfig
-from pretrain.data import journal
 from pretrain.data.config import DataConfig
-from pretrain.data.disk import sole_process
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation import journal
+from pretrain.data.preparation.disk import sole_process
+from pretrain.data.preparation.prepare import prepare
 from pretrain.data.shards import PreparedData
 from pretrain.data.sources import JsonlConfig, TextConfig
 
@@ -28,7 +28,7 @@ PROGRAM = """
 import sys, yaml
 from lumbre.tokenizer import BpeConfig
 from pretrain.data.config import DataConfig
-from pretrain.data.prepare import prepare
+from pretrain.data.preparation.prepare import prepare
 prepare(DataConfig(**yaml.safe_load(sys.stdin.read())), BpeConfig(vocab_size=512))
 """
 
@@ -40,7 +40,7 @@ def start(config, **environment):
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])} | environment,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])} | environment,
     )
     process.stdin.write(dump(config))
     process.stdin.close()

@@ -16,10 +16,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ..skips import EMPTY, Skip, Skips
+from ..sources import BadDocument, Document
 from .disk import Hashed, clear_unfinished, whole_file, write_whole
 from .reader import Reader, Unit
-from .skips import EMPTY, Skip, Skips
-from .sources import BadDocument, Document
 
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 1 << 13

@@ -13,6 +13,8 @@ import numpy as np
 from lumbre.errors import DataError
 from lumbre.tokenizer import Encoder, Tokenizer, TokenizerConfig
 
+from ..shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, Shard, SplitName
+from ..skips import Skip, Skips
 from .assemble import Plan, WriteShard, plan_shards, shard_record
 from .corpus import Corpus
 from .disk import clear_unfinished, explained, write_whole
@@ -22,8 +24,6 @@ from .ordering import Buckets
 from .progress import ByteProgress
 from .raw import CorpusConfig
 from .reader import Reader, Unit
-from .shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, Shard, SplitName
-from .skips import Skip, Skips
 from .splits import Splits
 from .vocabulary import train
 from .workers import Report, Task, available_cores, run_tasks

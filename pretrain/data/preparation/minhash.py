@@ -17,9 +17,9 @@ from loguru import logger
 
 from lumbre.tokenizer import split_text
 
+from ..skips import Skips
 from .journal import Journal
 from .reader import Reader, Unit
-from .skips import Skips
 
 PIECE_CHARACTERS = 1 << 20
 SHINGLES_AT_ONCE = 1 << 14

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..skips import Skips
+from ..sources import Document, Part, SourceConfig
 from .filters import FilterConfig
 from .reader import Reader, Unit
-from .skips import Skips
-from .sources import Document, Part, SourceConfig
 
 FILES_PER_UNIT = 1024
 SAMPLE_WINDOW = 1 << 16

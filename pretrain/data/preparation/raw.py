@@ -9,10 +9,10 @@ from pydantic import Field, PositiveInt
 from lumbre.config import Config
 from lumbre.errors import Problem
 
+from ..shards import MANIFEST
+from ..sources import SourceConfig
 from .filters import FilterConfig
 from .near_duplicates import NearDuplicatesConfig
-from .shards import MANIFEST
-from .sources import SourceConfig
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 

@@ -6,10 +6,10 @@ import pytest
 
 from lumbre.errors import DataError
 from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, Tokenizer
-from pretrain.data.prepare import prepare
-from pretrain.data.raw import CorpusConfig
+from pretrain.data.preparation.prepare import prepare
+from pretrain.data.preparation.raw import CorpusConfig
+from pretrain.data.preparation.vocabulary import train_tokenizer
 from pretrain.data.sources import JsonlConfig
-from pretrain.data.vocabulary import train_tokenizer
 
 TOKENIZER = BpeConfig(vocab_size=600, train_bytes=20_000)
 
