@@ -66,7 +66,9 @@ def test_export_is_proven_for_each_family(name: str, tmp_path: Path, tokenizer: 
     assert (adapter.architecture if adapter else None) == FAMILIES[name]
     remark = "It was made for this test."
     folder = hub.save(model, tokenizer, tmp_path / "runs" / "model", remark=remark)
-    assert hub.verify_export(model, folder) <= 1e-4
+    assert (
+        hub.verify_export(model, folder) <= 1e-3
+    )  # it raises by law 6, which knows how large the logits are
     names = {path.name for path in folder.iterdir()}
     wanted = {"config.json", "model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json"}
     assert names == wanted
