@@ -364,10 +364,11 @@ def test_a_larger_vocabulary_keeps_what_was_known(
     loaded.resize_token_embeddings(VOCAB + 3, mean_resizing=False)
     assert loaded.config.vocab_size == VOCAB + 3
     after = loaded(**given).logits
-    # A wider product adds up in another order on some processors.
+    # Another width, or place in memory, adds up in another order on some processors.
     torch.testing.assert_close(after[..., :VOCAB], before, rtol=0, atol=1e-12)
     loaded.save_pretrained(tmp_path / "larger")
-    assert torch.equal(auto(kind, tmp_path / "larger")(**given).logits, after)
+    again = auto(kind, tmp_path / "larger")(**given).logits
+    torch.testing.assert_close(again, after, rtol=0, atol=1e-12)
     assert hub.load(tmp_path / "larger").config.vocab_size == VOCAB + 3
 
 
