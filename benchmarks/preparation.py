@@ -24,14 +24,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lumbre.pretrain.data.preparation.corpus import Corpus
+from lumbre.pretrain.data.preparation.filters import (
+    CharactersConfig,
+    FilterConfig,
+    LengthConfig,
+    RepetitionConfig,
+)
+from lumbre.pretrain.data.preparation.prepare import prepare
+from lumbre.pretrain.data.preparation.raw import CorpusConfig
+from lumbre.pretrain.data.preparation.workers import available_cores
+from lumbre.pretrain.data.skips import Skips
+from lumbre.pretrain.data.sources import JsonlConfig, SourceConfig, StdlibConfig, TextConfig
+
 from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, WordPieceConfig
-from pretrain.data.preparation.corpus import Corpus
-from pretrain.data.preparation.filters import CharactersConfig, FilterConfig, LengthConfig, RepetitionConfig
-from pretrain.data.preparation.prepare import prepare
-from pretrain.data.preparation.raw import CorpusConfig
-from pretrain.data.preparation.workers import available_cores
-from pretrain.data.skips import Skips
-from pretrain.data.sources import JsonlConfig, SourceConfig, StdlibConfig, TextConfig
 
 FILTERS: list[FilterConfig] = [
     LengthConfig(min_words=5),

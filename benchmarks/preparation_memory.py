@@ -24,10 +24,10 @@ from lumbre.tokenizer import BpeConfig
 
 PREPARE = """
 import sys
-from pretrain.data.preparation.filters import CharactersConfig, LengthConfig, RepetitionConfig
-from pretrain.data.preparation.prepare import prepare
-from pretrain.data.preparation.raw import CorpusConfig
-from pretrain.data.sources import JsonlConfig
+from lumbre.pretrain.data.preparation.filters import CharactersConfig, LengthConfig, RepetitionConfig
+from lumbre.pretrain.data.preparation.prepare import prepare
+from lumbre.pretrain.data.preparation.raw import CorpusConfig
+from lumbre.pretrain.data.sources import JsonlConfig
 from lumbre.tokenizer import FileTokenizerConfig
 text, tokenizer, out, fast, workers = sys.argv[1:]
 filters = [LengthConfig(min_words=5), RepetitionConfig(), CharactersConfig()]

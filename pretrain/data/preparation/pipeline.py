@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -31,8 +31,10 @@ from .workers import Report, Task, available_cores, run_tasks
 NEAR_DUPLICATE = "near-duplicate or copy"
 PROVED_BYTES = 1 << 19
 """How much of the corpus the fast tokenizer is compared on before it is used."""
-WORKER_BYTES = 1 << 20
-"""How much work is worth another worker, where the config does not say how many there are."""
+TOKENIZED_BYTES = 1 << 20
+"""How much text is worth another worker, where the config does not say how many there are."""
+WRITTEN_BYTES = 1 << 28
+"""How much of shards is worth another worker: a worker takes as long to start as that takes to write."""
 
 
 @dataclass(frozen=True)
@@ -135,24 +137,25 @@ class Pipeline:
         return bool(json.loads(file.read_text()))
 
     def _tokenize(self, tokenizer: Tokenizer, dtype: np.dtype) -> Skips:
-        is_fast = self._is_fast(tokenizer)
         todo = [number for number in range(len(self._units)) if not self._journal.has(number)]
         sizes = [self._units[number].size for number in todo]
-        tasks = [
-            TokenizeUnit(
-                number,
-                self._units[number],
-                self._corpus.reader,
-                self._journal.folder,
-                self._journal.folder / TOKENIZER,
-                is_fast,
-                dtype,
-                self._data.unit_bytes,
-                self._data.on_bad_document,
-            )
-            for number in todo
-        ]
-        self._run("tokenizing", tasks, sizes, self._corpus.total_bytes)
+
+        def tasks() -> Iterator[Task[None]]:
+            is_fast = self._is_fast(tokenizer)
+            for number in todo:
+                yield TokenizeUnit(
+                    number,
+                    self._units[number],
+                    self._corpus.reader,
+                    self._journal.folder,
+                    self._journal.folder / TOKENIZER,
+                    is_fast,
+                    dtype,
+                    self._data.unit_bytes,
+                    self._data.on_bad_document,
+                )
+
+        self._run("tokenizing", tasks(), sizes, self._corpus.total_bytes, TOKENIZED_BYTES)
         total = Skips(self._data.on_bad_document)
         for number in range(len(self._units)):
             total.merge(self._journal.record(number).skips)
@@ -200,7 +203,7 @@ class Pipeline:
             self._journal,
             self._corpus.reader,
             self._units,
-            lambda title, tasks, sizes: self._run(title, tasks, sizes, sum(sizes)),
+            lambda title, tasks, sizes: self._run(title, tasks, sizes, sum(sizes), TOKENIZED_BYTES),
         )
         removed = near.removed()
         for unit, ids in near.ids():
@@ -220,14 +223,19 @@ class Pipeline:
         todo = [name for name in tokens if shard_record(folder, name) is None]
         tasks = [WriteShard(folder, name, self._journal.folder, out, dtype) for name in todo]
         sizes = [tokens[name] * dtype.itemsize for name in todo]
-        self._run("writing shards", tasks, sizes, sum(tokens.values()) * dtype.itemsize)
+        self._run("writing shards", tasks, sizes, sum(tokens.values()) * dtype.itemsize, WRITTEN_BYTES)
         written = {name: shard for name in tokens if (shard := shard_record(folder, name)) is not None}
         return {split: [written[name] for name in names] for split, names in plan.shards.items()}
 
-    def _run(self, title: str, tasks: Sequence[Task[None]], sizes: Sequence[int], total: int) -> None:
-        """Run tasks on all cores; `sizes` are their bytes, and what is missing to `total` is done."""
+    def _run(
+        self, title: str, tasks: Iterable[Task[None]], sizes: Sequence[int], total: int, worker_bytes: int
+    ) -> None:
+        """Run tasks on all cores; `sizes` are their bytes, and what is missing to `total` is done.
+
+        So many bytes are worth a worker more.
+        """
         ready = total - sum(sizes)
-        inside = [0] * len(tasks)
+        inside = [0] * len(sizes)
         with ByteProgress(title, total, done=ready) as progress:
 
             def report(number: int, done: int) -> None:
@@ -237,9 +245,9 @@ class Pipeline:
                 inside[number] = done
                 progress.reach(ready)
 
-            worth = 1 + sum(sizes) // WORKER_BYTES
+            worth = 1 + sum(sizes) // worker_bytes
             cores = self._data.workers or min(available_cores(), worth)
-            for number, _ in run_tasks(tasks, cores, report):
+            for number, _ in run_tasks(tasks, len(sizes), cores, report):
                 report(number, sizes[number])
 
     def _empty(self, skips: Skips) -> DataError:

@@ -5,13 +5,14 @@ anew with an import of the task's module alone, never as a copy of this process,
 would come along.
 """
 
+import importlib
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
@@ -19,10 +20,14 @@ from lumbre.errors import DataError
 from lumbre.world import die_with_parent
 
 T = TypeVar("T")
+NEEDED = f"{__package__}.pipeline"
+"""What workers import before they have a task."""
 Report = Callable[[int], None]
 Task = Callable[[Report], T]
 
-PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve({handle}, {parent})"
+PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; from {here} import serve; serve({handle}, {parent}, {module!r})"
+)
 
 
 def available_cores() -> int:
@@ -31,14 +36,15 @@ def available_cores() -> int:
 
 
 def run_tasks(
-    tasks: Sequence[Task[T]], cores: int, report: Callable[[int, int], None]
+    tasks: Iterable[Task[T]], count: int, cores: int, report: Callable[[int, int], None]
 ) -> Iterator[tuple[int, T]]:
-    """Yield (number, result) of tasks as they end, in any order; `report` is told (number, what one says).
+    """Yield (number, result) of `count` tasks as they end, in any order.
 
-    One task alone, or all for one core, are run by this process. Raises what a task raises, and DataError
-    where a worker dies.
+    `report` is told (number, what one says). One task alone, or all for one core, are run by this process.
+    The tasks are asked for when workers start, which import meanwhile what they will need. Raises what a
+    task raises, and DataError where a worker dies.
     """
-    count = min(cores, len(tasks))
+    count = min(cores, count)
     if count <= 1:
         for number, task in enumerate(tasks):
             yield number, task(lambda done, number=number: report(number, done))  # type: ignore[misc]
@@ -46,9 +52,9 @@ def run_tasks(
     waiting = iter(enumerate(tasks))
     workers: list[_Worker] = []
     try:
-        for number, task in _first(waiting, count):
-            workers.append(_Worker(threads=cores // count))
-            workers[-1].give(number, task)
+        workers += (_Worker(threads=cores // count) for _ in range(count))
+        for worker in workers:
+            worker.give(*next(waiting))
         busy = {worker.connection: worker for worker in workers}
         while busy:
             for ready in wait(list(busy)):
@@ -69,17 +75,15 @@ def run_tasks(
             worker.kill()
 
 
-def _first(tasks: Iterator[tuple[int, T]], count: int) -> Iterable[tuple[int, T]]:
-    return [next(tasks) for _ in range(count)]
-
-
 class _Worker:
     """A worker process, seen from here."""
 
     def __init__(self, threads: int) -> None:
         self.connection, theirs = Pipe()
         self.number = -1
-        program = PROGRAM.format(path=sys.path, module=__name__, handle=theirs.fileno(), parent=os.getpid())
+        program = PROGRAM.format(
+            path=sys.path, here=__name__, handle=theirs.fileno(), parent=os.getpid(), module=NEEDED
+        )
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
             stdin=subprocess.DEVNULL,
@@ -125,13 +129,14 @@ class _Worker:
         return DataError(f"{fault}; run the same command again: what is done is kept")
 
 
-def serve(handle: int, parent: int) -> None:
+def serve(handle: int, parent: int, module: str) -> None:
     """Run tasks until there are no more; the program of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends its workers
     die_with_parent()
     if os.getppid() != parent:
         return
     connection = Connection(handle)
+    importlib.import_module(module)
     while True:
         try:
             task = pickle.loads(connection.recv_bytes())

@@ -52,13 +52,13 @@ def workers_in(folder):
 
 def test_tasks_run_in_processes_of_their_own_which_import_no_torch(tmp_path):
     said = []
-    found = dict(run_tasks([Sleep(tmp_path, 0.0)] * 5, 2, lambda *one: said.append(one)))
+    found = dict(run_tasks([Sleep(tmp_path, 0.0)] * 5, 5, 2, lambda *one: said.append(one)))
     assert sorted(found) == list(range(5))
     assert len(set(found.values())) <= 2
     assert os.getpid() not in found.values()
     assert sorted(said) == [(number, 7) for number in range(5)]
     assert not any(map(is_alive, found.values()))
-    modules = dict(run_tasks([Modules()] * 2, 2, lambda *one: None))
+    modules = dict(run_tasks([Modules()] * 2, 2, 2, lambda *one: None))
     assert "torch" not in modules[0]
 
 
@@ -74,16 +74,16 @@ class Modules:
 
 
 def test_one_core_or_one_task_is_this_process(tmp_path):
-    assert dict(run_tasks([Sleep(tmp_path, 0.0)] * 2, 1, lambda *one: None)) == dict.fromkeys(
+    assert dict(run_tasks([Sleep(tmp_path, 0.0)] * 2, 2, 1, lambda *one: None)) == dict.fromkeys(
         range(2), os.getpid()
     )
-    assert dict(run_tasks([Sleep(tmp_path, 0.0)], 4, lambda *one: None)) == {0: os.getpid()}
+    assert dict(run_tasks([Sleep(tmp_path, 0.0)], 1, 4, lambda *one: None)) == {0: os.getpid()}
 
 
 @pytest.mark.parametrize("error", [DataError("a.txt: bad; mend it"), ZeroDivisionError("a bug")])
 def test_what_a_task_raises_is_raised_here_with_its_trace(error):
     with pytest.raises(type(error), match=str(error)) as caught:
-        list(run_tasks([Raise(error)] * 2, 2, lambda *one: None))
+        list(run_tasks([Raise(error)] * 2, 2, 2, lambda *one: None))
     assert "in __call__" in caught.value.__notes__[0]
 
 
@@ -97,7 +97,7 @@ def test_a_killed_worker_ends_the_work_with_a_reason_and_a_remedy(tmp_path):
     with pytest.raises(
         DataError, match=r"was killed by SIGKILL; if memory ran out, set data\.workers.*is kept"
     ):
-        list(run_tasks(tasks, 2, report))
+        list(run_tasks(tasks, len(tasks), 2, report))
     assert not any(map(is_alive, workers_in(tmp_path)))
 
 
