@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from lumbre.config import Config
 from lumbre.errors import Problem
 from lumbre.run_config import RunConfig
+from lumbre.trainer import TrainConfig
 
 from .data import ExamplesConfig
 from .tasks import TaskConfig
@@ -27,6 +28,8 @@ class StartConfig(Config):
 class FinetuneConfig(RunConfig):
     """A model, a task and its examples."""
 
+    train: TrainConfig
+    """How long, and in which portions."""
     model: StartConfig
     """Where the weights come from."""
     task: TaskConfig

@@ -11,7 +11,7 @@ from lumbre.engine import AccelerateConfig, EngineConfig
 from lumbre.errors import Problem
 from lumbre.optim import LinearConfig, OptimizerConfig, ScheduleConfig
 from lumbre.tracking import TrackerConfig
-from lumbre.trainer import TrainConfig
+from lumbre.trainer import BatchConfig
 
 
 class RunConfig(Config):
@@ -27,8 +27,8 @@ class RunConfig(Config):
     """What updates the weights."""
     schedule: ScheduleConfig = LinearConfig()
     """How the learning rate moves."""
-    train: TrainConfig
-    """How long, and in which portions."""
+    train: BatchConfig
+    """In which portions; the programs say how long."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When checkpoints are written."""
     engine: EngineConfig = AccelerateConfig()

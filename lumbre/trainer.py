@@ -69,11 +69,28 @@ class Evaluator(Protocol):
         ...
 
 
-class TrainConfig(Config):
-    """How long to train and in which portions."""
+class Selection(Protocol):
+    """What the evaluations of a run decide: when it ends early, and which weights are kept."""
 
-    steps: PositiveInt
-    """Optimizer steps of the whole run."""
+    done: bool
+    """Whether the run ends here."""
+
+    def observe(self, engine: Engine, step: int, metrics: Mapping[str, float]) -> None:
+        """Take an evaluation's metrics; every rank calls."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint carries of it, as JSON."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+class BatchConfig(Config):
+    """In which portions to train, and how often to look."""
+
     global_batch_size: PositiveInt | None = None
     """Samples per optimizer step over all ranks. State two of global, micro and accumulation."""
     micro_batch_size: PositiveInt | None = None
@@ -115,6 +132,13 @@ class TrainConfig(Config):
             )
             remedy = f"a multiple of micro_batch_size x processes = {micro * ranks} fits"
             yield Problem("global_batch_size", fault, remedy)
+
+
+class TrainConfig(BatchConfig):
+    """How long to train and in which portions."""
+
+    steps: PositiveInt
+    """Optimizer steps of the whole run."""
 
 
 @dataclass
@@ -167,6 +191,8 @@ class Trainer:
     flops: Callable[[int], float] | None
     """Training FLOPs of step 1, 2, ... by formula, for MFU; None where there is no formula."""
     peak: Peak
+    selection: Selection | None = None
+    """What the evaluations decide; None where they decide nothing."""
 
     def __post_init__(self) -> None:
         self.step = 0
@@ -191,6 +217,8 @@ class Trainer:
             )
         state = self.checkpoints.restore(self.engine, folder)
         self.step, self._tokens, self._evaluated = state["step"], state["tokens"], state["evaluated"]
+        if self.selection is not None:
+            self.selection.restore(state["selection"])
         return self.step
 
     def fit(self) -> ExitStatus:
@@ -221,6 +249,9 @@ class Trainer:
         with closing(self.batches(start)) as batches:
             steps = iter(batches)
             for step in range(start + 1, self.config.steps + 1):
+                if self.selection is not None and self.selection.done:
+                    self._finish_early()
+                    break
                 began = time.perf_counter()
                 micro_batches = next(steps)
                 self._interval.data_seconds += time.perf_counter() - began
@@ -294,9 +325,16 @@ class Trainer:
             metrics = self.evaluator.evaluate(self.engine)
         model.train()
         self._tracks.log({"step": step, **{f"eval/{name}": value for name, value in metrics.items()}})
+        if self.selection is not None:
+            self.selection.observe(self.engine, step, metrics)
         self._interval.left_out += time.perf_counter() - began
         self._evaluated = step
         return metrics
+
+    def _finish_early(self) -> None:
+        self._event("early_stop", self.step, f"the evaluations ended the run at step {self.step}")
+        if not self._save_due(self.step):
+            self._save(self.step)
 
     def _log_row(self, step: int, losses: dict[str, float], learning_rate: float, norm: float) -> None:
         now, past = time.perf_counter(), self._interval
@@ -329,6 +367,8 @@ class Trainer:
     def _save(self, step: int) -> None:
         began = time.perf_counter()
         state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}
+        if self.selection is not None:
+            state["selection"] = self.selection.state()
         self.checkpoints.save(self.engine, step, state)
         self._interval.left_out += time.perf_counter() - began
 

@@ -11,6 +11,7 @@ from lumbre.hub import HuggingFaceConfig
 from lumbre.models import ModelConfig, TransformerConfig
 from lumbre.run_config import RunConfig
 from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
+from lumbre.trainer import TrainConfig
 
 from .data.config import DataConfig
 from .data.plan import Plan, Stage
@@ -31,6 +32,8 @@ EXAMPLES: dict[ModelKind, str] = {
 class PretrainConfig(RunConfig):
     """A corpus, a tokenizer, a model and an objective."""
 
+    train: TrainConfig
+    """How long, and in which portions."""
     tokenizer: TokenizerConfig
     """How text becomes tokens: trained on the corpus, or loaded."""
     data: DataConfig
