@@ -1,8 +1,6 @@
 """What a source is: documents in a fixed order, and faults where a document should be, by ranges of files."""
 
-import lzma
 import stat
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from pathlib import Path
 
 from lumbre.config import Choice
 from lumbre.errors import Problem
+from lumbre.packed import DAMAGE
 
 FIELDS_SHOWN = 20
 
@@ -27,7 +26,7 @@ class FaultError(Exception):
         return BadDocument(self.reason, file, record, self.hint)
 
 
-BROKEN = (FaultError, UnicodeDecodeError, SyntaxError, OSError, EOFError, zlib.error, lzma.LZMAError)
+BROKEN = (FaultError, UnicodeDecodeError, SyntaxError, *DAMAGE)
 """What is raised where a file cannot be read on."""
 
 

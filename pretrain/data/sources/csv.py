@@ -8,8 +8,10 @@ from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field
 
+from lumbre.packed import is_packed, open_unpacked, with_packed
+
 from .base import BadDocument, Document, FaultError, Part, decoded, no_field
-from .files import FilesConfig, is_packed, line_of, open_unpacked, with_packed
+from .files import FilesConfig, line_of
 from .lines import lines_from
 
 LONGEST_VALUE = 1 << 28

@@ -1,20 +1,13 @@
 """The user's own files: paths, folders and globs in a fixed order, packed or not."""
 
-import bz2
-import gzip
-import io
-import lzma
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from lumbre.errors import Problem
+from lumbre.packed import open_unpacked
 
 from .base import SourceConfig
-
-PACKED = (".gz", ".zst", ".xz", ".bz2")
-BUFFER_BYTES = 1 << 16
 
 
 class FilesConfig(SourceConfig):
@@ -44,33 +37,6 @@ class FilesConfig(SourceConfig):
 
     def files(self) -> list[Path]:
         return sorted({file for path in self.paths for file in _expand(path, self.endings)})
-
-
-def is_packed(path: Path) -> bool:
-    """Whether a file has to be unpacked from its start."""
-    return path.suffix in PACKED
-
-
-def with_packed(*endings: str) -> tuple[str, ...]:
-    """Return endings and those of the same files when packed."""
-    return (*endings, *(ending + packed for packed in PACKED for ending in endings))
-
-
-def open_unpacked(path: Path) -> BinaryIO:
-    """Open a file for reading its bytes as they were before it was packed."""
-    match path.suffix:
-        case ".gz":
-            return cast(BinaryIO, gzip.open(path))
-        case ".bz2":
-            return cast(BinaryIO, bz2.open(path))
-        case ".xz":
-            return cast(BinaryIO, lzma.open(path))
-        case ".zst":
-            import pyarrow as pa
-
-            stream = pa.CompressedInputStream(str(path), "zstd")
-            return cast(BinaryIO, io.BufferedReader(stream, BUFFER_BYTES))
-    return path.open("rb")
 
 
 def line_of(path: Path, record: int) -> str:

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from lumbre.packed import is_packed, open_unpacked, with_packed
+
 from .base import BadDocument, Document, FaultError, Part, decoded, text_of
-from .files import FilesConfig, is_packed, line_of, open_unpacked, with_packed
+from .files import FilesConfig, line_of
 from .lines import lines_from
 
 

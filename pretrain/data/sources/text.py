@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from lumbre.packed import is_packed, open_unpacked
+
 from .base import BadDocument, Document, FaultError, Part, decoded
-from .files import FilesConfig, is_packed, line_of, open_unpacked
+from .files import FilesConfig, line_of
 from .lines import lines_from, paragraphs_from
 
 

@@ -70,7 +70,7 @@ def test_jsonl_records_are_read_in_order_and_blank_lines_skipped(tmp_path: Path)
     [
         (b'{"text": "on\n', "test.jsonl:3: is not JSON: "),
         (b"[1, 2]\n", "test.jsonl:3: a JSON object is expected, got a list"),
-        (b'{"text": "caf\xe9"}\n', "test.jsonl:3: is not JSON: 'utf-8'"),
+        (b'{"text": "caf\xe9"}\n', "test.jsonl:3: is not UTF-8: byte 14 of the line is 0xe9"),
     ],
 )
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: bytes, expected: str) -> None:
