@@ -24,7 +24,7 @@ from lumbre.errors import CheckpointError, ExitStatus, Problem, TrainingError
 from lumbre.hardware import Peak, peak_memory_bytes
 from lumbre.optim import OptimizerConfig, ScheduleConfig
 from lumbre.signals import StopRequest, stop_request
-from lumbre.tracking import Trackers
+from lumbre.tracking import Row, Trackers
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -77,6 +77,29 @@ class Selection(Protocol):
 
     def observe(self, engine: Engine, step: int, metrics: Mapping[str, float]) -> None:
         """Take an evaluation's metrics; every rank calls."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint carries of it, as JSON."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+class Probes(Protocol):
+    """What is measured beside the run, by other processes on a copy of its weights."""
+
+    def due(self, step: int) -> bool:
+        """Whether some probe is to run after this step and has not."""
+        ...
+
+    def run(self, engine: Engine, step: int, stop: StopRequest) -> Iterator[Row]:
+        """Yield a row for the trackers as each probe ends; every rank calls.
+
+        What a signal cuts off stays due.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -193,6 +216,8 @@ class Trainer:
     peak: Peak
     selection: Selection | None = None
     """What the evaluations decide; None where they decide nothing."""
+    probes: Probes | None = None
+    """What other processes measure; None where they measure nothing."""
 
     def __post_init__(self) -> None:
         self.step = 0
@@ -219,6 +244,8 @@ class Trainer:
         self.step, self._tokens, self._evaluated = state["step"], state["tokens"], state["evaluated"]
         if self.selection is not None:
             self.selection.restore(state["selection"])
+        if self.probes is not None:
+            self.probes.restore(state.get("probes", {}))
         return self.step
 
     def fit(self) -> ExitStatus:
@@ -246,6 +273,9 @@ class Trainer:
     def _run(self, start: int, stop: StopRequest) -> ExitStatus:
         if self._evaluation_due(start) and self._evaluated != start:
             self.evaluate(start)
+        if self._probe(start, stop):
+            self._save(start)
+            return self._stopped(start)
         with closing(self.batches(start)) as batches:
             steps = iter(batches)
             for step in range(start + 1, self.config.steps + 1):
@@ -259,11 +289,11 @@ class Trainer:
                 self.step = step
                 if self._evaluation_due(step) and not stopping:
                     self.evaluate(step)
+                stopping = stopping or self._probe(step, stop)
                 if self._save_due(step) or stopping:
                     self._save(step)
                 if stopping:
-                    self._event("stopped", step, f"saved at step {step}")
-                    return ExitStatus.STOPPED
+                    return self._stopped(step)
         return ExitStatus.DONE
 
     def train_step(self, step: int, micro_batches: Sequence[Batch], stop: StopRequest) -> bool:
@@ -336,6 +366,20 @@ class Trainer:
         if not self._save_due(self.step):
             self._save(self.step)
 
+    def _probe(self, step: int, stop: StopRequest) -> bool:
+        """Run the probes that are due; return whether a signal cut them off."""
+        if self.probes is None or not self.probes.due(step):
+            return False
+        began = time.perf_counter()
+        for row in self.probes.run(self.engine, step, stop):
+            self._tracks.log(row)
+        self._interval.left_out += time.perf_counter() - began
+        return self.probes.due(step)
+
+    def _stopped(self, step: int) -> ExitStatus:
+        self._event("stopped", step, f"saved at step {step}")
+        return ExitStatus.STOPPED
+
     def _log_row(self, step: int, losses: dict[str, float], learning_rate: float, norm: float) -> None:
         now, past = time.perf_counter(), self._interval
         # The next row's time starts here, so that what logging this one costs is in it.
@@ -369,6 +413,8 @@ class Trainer:
         state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}
         if self.selection is not None:
             state["selection"] = self.selection.state()
+        if self.probes is not None:
+            state["probes"] = self.probes.state()
         self.checkpoints.save(self.engine, step, state)
         self._interval.left_out += time.perf_counter() - began
 
