@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from lumbre import distributed
-from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, autocast, even_slice
+from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, autocast, even_slice, trained
 from lumbre.engine.compute import set_up
-from lumbre.optim import OptimizerConfig
+from lumbre.optim import OptimizerConfig, set_learning_rate
 
 
 class AccelerateConfig(EngineConfig):
@@ -69,37 +69,40 @@ class AccelerateEngine:
         """Clip, update and clear; return the global norm."""
         limit = self._config.gradient_clipping or float("inf")
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return float(norm)
 
     def fragments(self) -> Iterator[Fragment]:
-        """Yield this rank's even share of every parameter."""
-        for name, parameter in self.module.named_parameters():
+        """Yield this rank's even share of every parameter that trains."""
+        for name, parameter in trained(self.module):
             start, stop = even_slice(parameter.numel(), self._world.rank, self._world.size)
             tensors = {"param": parameter.detach().flatten()[start:stop]}
-            if parameter.requires_grad:
-                # A parameter that the loss has not reached yet has no state.
-                state = self._optimizer.state.get(parameter) or self._config.initial_state(parameter, 0)
-                for key in self._config.state_names:
-                    tensors[key] = state[key].flatten()[start:stop]
+            # A parameter that the loss has not reached yet has no state.
+            state = self._optimizer.state.get(parameter) or self._config.initial_state(parameter, 0)
+            for key in self._config.state_names:
+                tensors[key] = state[key].flatten()[start:stop]
             yield Fragment(name, tuple(parameter.shape), start, tensors)
 
     @torch.no_grad()
     def restore(self, read: Read, step: int) -> None:
-        """Read every parameter whole, for every rank holds all of it."""
-        for name, parameter in self.module.named_parameters():
+        """Read every parameter that trains whole, for every rank holds all of it."""
+        for name, parameter in trained(self.module):
             parameter.copy_(read("param", name, 0, parameter.numel()).view_as(parameter))
-            if parameter.requires_grad:
-                state = self._config.initial_state(parameter, step)
-                for key in self._config.state_names:
-                    state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
-                self._optimizer.state[parameter] = state
+            state = self._config.initial_state(parameter, step)
+            for key in self._config.state_names:
+                state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
+            self._optimizer.state[parameter] = state
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Return the weights on the main rank."""
+        """Return the weights that train, and the buffers, on the main rank."""
         if not self._world.is_main:
             return None
-        return {name: tensor.detach().cpu() for name, tensor in self.module.state_dict().items()}
+        state = self.module.state_dict()
+        frozen = {
+            name
+            for name, parameter in self.module.named_parameters(remove_duplicate=False)
+            if not parameter.requires_grad
+        }
+        return {name: tensor.detach().cpu() for name, tensor in state.items() if name not in frozen}

@@ -72,15 +72,21 @@ class Engine(Protocol):
         ...
 
     def fragments(self) -> Iterator[Fragment]:
-        """Yield what this rank owns of parameters and optimizer state, in float32 (or float64)."""
+        """Yield what this rank owns of trained parameters and optimizer state, in float32 (or float64).
+
+        What is frozen is no part of a checkpoint: it stays as it was when the engine was built.
+        """
         ...
 
     def restore(self, read: Read, step: int) -> None:
-        """Set parameters, optimizer state and step counters from a checkpoint of any layout."""
+        """Set trained parameters, optimizer state and step counters from a checkpoint of any layout."""
         ...
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Return the whole model's weights in float32 on the main rank, None elsewhere; all ranks call."""
+        """Return the trained weights in float32, and buffers, on the main rank, None elsewhere.
+
+        All ranks call. What is frozen is left out: a model built as the engine's was has it, unrounded.
+        """
         ...
 
 
@@ -126,6 +132,13 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the names and parameters that are not frozen, each once."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter
 
 
 def even_slice(numel: int, rank: int, size: int) -> tuple[int, int]:

@@ -12,10 +12,19 @@ from pydantic import Field
 from torch import nn
 
 from lumbre import distributed
-from lumbre.engine.base import EngineConfig, Fragment, Precision, Read, assert_layout, autocast, even_slice
+from lumbre.engine.base import (
+    EngineConfig,
+    Fragment,
+    Precision,
+    Read,
+    assert_layout,
+    autocast,
+    even_slice,
+    trained,
+)
 from lumbre.engine.compute import set_up
 from lumbre.errors import Problem
-from lumbre.optim import OptimizerConfig
+from lumbre.optim import OptimizerConfig, set_learning_rate
 
 
 class DeepSpeedConfig(EngineConfig):
@@ -156,8 +165,7 @@ class DeepSpeedEngine:
 
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear; return the global norm."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._optimizer, learning_rate)
         norm = 0.0
         if self._stage == 0:
             limit = self._config.gradient_clipping or float("inf")
@@ -221,16 +229,20 @@ class DeepSpeedEngine:
             kept[0].all_gather(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Return the master weights on the main rank, one parameter gathered at a time."""
+        """Return the trained master weights and the buffers that are saved, gathered one at a time."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         out: dict[str, torch.Tensor] = {}
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                continue
             whole = safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
             if self._world.is_main:
                 out[name] = whole.float().cpu()
+        saved = self.module.state_dict().keys()
         for name, buffer in self.module.named_buffers():
-            out[name] = buffer.detach().cpu()
+            if name in saved:
+                out[name] = buffer.detach().cpu()
         return out if self._world.is_main else None
 
     @property
@@ -238,8 +250,8 @@ class DeepSpeedEngine:
         return ("param", *self._config.state_names)
 
     def _parameters(self) -> Iterator[tuple[str, Any]]:
-        """Yield names and parameters, as Any for what DeepSpeed has hung on them."""
-        yield from self.module.named_parameters()
+        """Yield names and parameters that train, as Any for what DeepSpeed has hung on them alone."""
+        yield from trained(self.module)
 
     def _flat_parameters(self) -> list[torch.Tensor]:
         if self._stage == 3:

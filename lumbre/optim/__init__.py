@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules."""
 
 from lumbre.optim.adamw import AdamWConfig
-from lumbre.optim.base import OptimizerConfig
+from lumbre.optim.base import OptimizerConfig, set_learning_rate
 from lumbre.optim.schedule import ConstantConfig, CosineConfig, LinearConfig, ScheduleConfig
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "LinearConfig",
     "OptimizerConfig",
     "ScheduleConfig",
+    "set_learning_rate",
 ]

@@ -1,13 +1,14 @@
-"""What an optimizer config promises, and which parameters decay."""
+"""What an optimizer config promises, which parameters decay, and how fast each learns."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 
 from lumbre.config import Choice
+from lumbre.optim.depth import distances
 
 
 class OptimizerConfig(Choice):
@@ -22,6 +23,8 @@ class OptimizerConfig(Choice):
     """Decoupled decay of matrices and embeddings; vectors (biases, norms) never decay."""
     gradient_clipping: NonNegativeFloat = 1.0
     """Largest global L2 norm of the gradient; 0 turns clipping off."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on the rate from each block to the one below it; the head learns at the full rate."""
 
     def build(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """Return the torch optimizer over named parameters."""
@@ -32,11 +35,28 @@ class OptimizerConfig(Choice):
         raise NotImplementedError
 
     def param_groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-        """Split parameters into those that decay (two or more dimensions) and those that do not."""
-        decay: list[nn.Parameter] = []
-        keep: list[nn.Parameter] = []
-        for _, parameter in parameters:
+        """Split what trains into groups of one decay and one rate, `lr_scale` times the schedule's.
+
+        Tensors of two or more dimensions decay. The rate falls by layer_decay a block, from 1 above the last
+        one (Clark et al., 2020, arXiv:2003.10555, appendix B, one step nearer to the top).
+        """
+        named = dict(parameters)
+        below = distances(named) if self.layer_decay < 1 else dict.fromkeys(named, 0)
+        groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+        for name, parameter in named.items():
             if parameter.requires_grad:
-                (decay if parameter.ndim >= 2 else keep).append(parameter)
-        groups = [{"params": decay, "weight_decay": self.weight_decay}, {"params": keep, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+                groups.setdefault((below[name], parameter.ndim < 2), []).append(parameter)
+        return [
+            {
+                "params": members,
+                "weight_decay": 0.0 if is_vector else self.weight_decay,
+                "lr_scale": self.layer_decay**distance,
+            }
+            for (distance, is_vector), members in sorted(groups.items(), key=lambda group: group[0])
+        ]
+
+
+def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    """Give each group of parameters the rate, times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_scale"]

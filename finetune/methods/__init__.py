@@ -1,0 +1,7 @@
+"""Methods: which of a model's weights fine-tuning trains, and what is saved of it."""
+
+from .base import MethodConfig, parameter_counts
+from .frozen import FrozenConfig
+from .full import FullConfig
+
+__all__ = ["FrozenConfig", "FullConfig", "MethodConfig", "parameter_counts"]
