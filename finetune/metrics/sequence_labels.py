@@ -11,8 +11,8 @@ def entities(predictions: Tags, references: Tags) -> dict[str, float]:
     """Return f1, precision and recall of whole entities (micro averages), and the accuracy of tags.
 
     An entity is right where its type and both its ends are. An I- tag that follows nothing of its type begins
-    an entity, as in conlleval and in run_ner. Where there is no entity, F1 is 0. A sentence has as many tags in
-    both.
+    an entity, as in conlleval and in run_ner. Where there is no entity, F1 is 0.
+    A sentence has as many tags in both.
     """
     from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
