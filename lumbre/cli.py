@@ -3,9 +3,10 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,8 +15,11 @@ from typer.exceptions import TyperException
 import lumbre
 from lumbre import config as configs
 from lumbre.distributed import leave, world
-from lumbre.errors import ConfigError, ExitStatus, LumbreError
+from lumbre.errors import ConfigError, ExitStatus, LumbreError, Problem
 from lumbre.signals import interrupt_on_signals
+
+if TYPE_CHECKING:
+    from lumbre.run_config import Child
 
 app = typer.Typer(
     name="lumbre",
@@ -112,12 +116,27 @@ def _program(package: str, function: str, config: str, overrides: list[str] | No
     configs.read(file)
     run = importlib.import_module(f"lumbre.{package}.run")
     resolved = configs.load(run.CONFIG, file, overrides or [], room=package)
+    problems = [problem for child in resolved.children() for problem in _problems(child)]
+    if problems:
+        raise ConfigError(problems)
     if dry_run:
         if world().is_main:
             print(configs.dump(resolved), end="")
         return ExitStatus.DONE
     program: Callable[[Any], int] = getattr(run, function)
     return program(resolved)
+
+
+def _problems(child: "Child") -> Iterator[Problem]:
+    """Yield what is wrong with the config of a run that another one will start."""
+    try:
+        kind = importlib.import_module(f"lumbre.{child.program}.run").CONFIG
+        configs.load(kind, child.config, child.overrides, room=child.program)
+    except ConfigError as error:
+        for problem in error.problems:
+            if problem.key != child.later:
+                place = child.key if problem.place == "command line" else f"{child.key}: {problem.place}"
+                yield replace(problem, place=place)
 
 
 def main(arguments: list[str] | None = None) -> None:

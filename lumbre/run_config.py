@@ -1,6 +1,7 @@
 """The keys that every run has, whatever its program."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -12,6 +13,19 @@ from lumbre.errors import Problem
 from lumbre.optim import LinearConfig, OptimizerConfig, ScheduleConfig
 from lumbre.tracking import TrackerConfig
 from lumbre.trainer import BatchConfig
+
+
+@dataclass(frozen=True)
+class Child:
+    """A run of another program that a run will start: what its own config gets wrong is told before."""
+
+    key: str
+    """The key that asks for it."""
+    program: str
+    config: str
+    overrides: tuple[str, ...]
+    later: str
+    """The key whose value is there only when it starts."""
 
 
 class RunConfig(Config):
@@ -40,6 +54,10 @@ class RunConfig(Config):
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.runs_folder) / self.name
+
+    def children(self) -> Iterator[Child]:
+        """Yield the runs of other programs that this one will start."""
+        yield from ()
 
     def problems(self) -> Iterator[Problem]:
         """Report a name that is no folder name."""

@@ -34,9 +34,14 @@ def world() -> World:
     )
 
 
-def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
-    """Ask Linux to end this process when its parent ends, so that a killed job leaves no orphans."""
+def die_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = None) -> None:
+    """Ask Linux to end this process when its parent ends, so that a killed job leaves no orphans.
+
+    Where the parent's number is given and it has ended before it could be asked for, this process ends now.
+    """
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
     except (OSError, AttributeError):
         return
+    if parent not in (None, os.getppid()):
+        os._exit(1)

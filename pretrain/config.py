@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from lumbre import distributed
 from lumbre.errors import ModelError, Problem, TokenizerError
 from lumbre.hub import HuggingFaceConfig
 from lumbre.models import ModelConfig, TransformerConfig
-from lumbre.run_config import RunConfig
+from lumbre.run_config import Child, RunConfig
 from lumbre.tokenizer import FileTokenizerConfig, TokenizerConfig
 from lumbre.trainer import TrainConfig
 
 from .data.config import DataConfig
 from .data.plan import Plan, Stage
+from .downstream import ProbeConfig
 from .objectives import ModelKind, ObjectiveConfig
 
 DESCRIPTIONS: dict[ModelKind, str] = {
@@ -29,10 +30,17 @@ EXAMPLES: dict[ModelKind, str] = {
 }
 
 
+class PretrainingConfig(TrainConfig):
+    """How long to train, in which portions, and how often to look."""
+
+    downstream_every: PositiveInt | None = None
+    """Steps between runs of the `downstream` probes; none: only at the end."""
+
+
 class PretrainConfig(RunConfig):
     """A corpus, a tokenizer, a model and an objective."""
 
-    train: TrainConfig
+    train: PretrainingConfig
     """How long, and in which portions."""
     tokenizer: TokenizerConfig
     """How text becomes tokens: trained on the corpus, or loaded."""
@@ -44,6 +52,8 @@ class PretrainConfig(RunConfig):
     """What it learns to predict."""
     eval_samples: PositiveInt = 256
     """Rows of each validation split that an evaluation reads, or all where there are fewer."""
+    downstream: list[ProbeConfig] = Field(default_factory=list)
+    """Fine-tuning configs that measure the weights in the course of the run, such as [quickstart]."""
 
     @property
     def plan(self) -> Plan:
@@ -52,9 +62,16 @@ class PretrainConfig(RunConfig):
         first = Stage(0, 0, self.data.seq_length, global_batch, micro_batch, self.data.weights)
         return Plan.of(first, self.data.stages, list(self.data.sets))
 
+    def children(self) -> Iterator[Child]:
+        """Yield the probes."""
+        for index, probe in enumerate(self.downstream):
+            overrides = tuple(probe.arguments(self.folder))
+            yield Child(f"downstream.{index}", "finetune", probe.config, overrides, later="model.path")
+
     def problems(self) -> Iterator[Problem]:
         """Report a model that the objective or the sequence length does not fit."""
         yield from super().problems()
+        yield from self._probe_problems()
         if isinstance(self.model, HuggingFaceConfig) and self.tokenizer.type != "file":
             fault = f"is trained anew, and the weights of {self.model.path} know another"
             yield Problem("tokenizer.type", fault, f"use tokenizer: {{type: file, path: {self.model.path}}}")
@@ -99,6 +116,17 @@ class PretrainConfig(RunConfig):
             if stage.seq_length is not None:
                 lengths[f"data.stages.{index}.seq_length"] = stage.seq_length
         return lengths
+
+    def _probe_problems(self) -> Iterator[Problem]:
+        """Yield probes of one name, and an interval without a probe."""
+        titles = [probe.title for probe in self.downstream]
+        for index, title in enumerate(titles):
+            if title in titles[:index]:
+                fault = f"{title!r} is the name of downstream.{titles.index(title)} too"
+                yield Problem(f"downstream.{index}", fault, "give it a `name`")
+        if self.train.downstream_every is not None and not titles:
+            remedy = "name fine-tuning configs, as in downstream: [quickstart]"
+            yield Problem("train.downstream_every", "there is no probe to run", remedy)
 
     def _stage_problems(self) -> Iterator[Problem]:
         """Yield the lengths that the objective has no use for, and the batches that cannot be cut."""

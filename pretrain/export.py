@@ -55,6 +55,8 @@ def write_model(
     shape: TransformerConfig,
     tokenizer: Tokenizer,
     folder: Path,
+    *,
+    proven: bool = True,
 ) -> None:
     """Write the model folder on the main rank and verify it; other ranks (weights None) do nothing.
 
@@ -70,10 +72,16 @@ def write_model(
     # Tied tensors have a second name, which is left out.
     model.load_state_dict({name: weights[name] for name in names}, strict=False)
     for ending, part in objective.exports(model).items():
-        _write_folder(part, tokenizer, folder.with_name(f"{folder.name}{ending}"), objective.remark)
+        place = folder.with_name(f"{folder.name}{ending}")
+        if proven:
+            _prove_and_write(part, tokenizer, place, objective.remark)
+        else:
+            hub.save(part, tokenizer, place, remark=objective.remark)
 
 
-def _write_folder(model: LanguageModel | Detector, tokenizer: Tokenizer, folder: Path, remark: str) -> None:
+def _prove_and_write(
+    model: LanguageModel | Detector, tokenizer: Tokenizer, folder: Path, remark: str
+) -> None:
     differences: list[float] = []
 
     def proof(fresh: Path) -> None:

@@ -20,6 +20,7 @@ from .config import PretrainConfig
 from .data.loader import Loader
 from .data.mixture import prepare_sets
 from .data.plan import Plan, Stage
+from .downstream import Downstream
 from .evaluation import LossEvaluator
 from .export import write_model
 from .objectives import Objective
@@ -82,6 +83,13 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         samples=lambda step: plan.step(step).first,
         flops=partial(flops_of_step, shape, objective, plan),
         peak=hardware.peak(engine.device, config.engine.precision),
+        probes=Downstream(
+            config.downstream,
+            config.train.downstream_every,
+            last_step=steps,
+            run=folder,
+            export=lambda weights, to: write_model(weights, objective, shape, tokenizer, to, proven=False),
+        ),
     )
     complete = trainer.restore() >= steps and (folder / "model").is_dir()
     if complete:

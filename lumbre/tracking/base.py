@@ -12,7 +12,8 @@ from lumbre.tracking.console import console_tracker
 from lumbre.tracking.jsonl import METRICS_FILE, JsonlTracker, cut_back
 
 Row = Mapping[str, Any]
-"""A training row has `loss`, an evaluation row `eval/...` keys, an event row `event`; each has `step`."""
+"""A training row has `loss`, an evaluation row `eval/...` keys, a probe's row `downstream/NAME/...` keys,
+an event row `event`; each has `step`."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 3.0
+MEASURED = ("eval/", "downstream/")
+"""How the keys of an evaluation and of a probe begin."""
 Row = Mapping[str, Any]
 
 
@@ -163,12 +165,12 @@ def fields(row: Row) -> list[tuple[str, str, int]]:
 
 
 def told(row: Row) -> tuple[int | None, str, str]:
-    """Return an evaluation or event row as (step, text, style)."""
+    """Return an evaluation's, a probe's or an event's row as (step, text, style)."""
     if "event" in row:
         message = str(row.get("message") or "")
         style = "yellow" if str(row["event"]).endswith(("off", "skipped", "failed", "spike")) else "green"
         return row.get("step"), f"{row['event']}  {message}".rstrip(), style
-    values = (f"{key} {number(value)}" for key, value in row.items() if key.startswith("eval/"))
+    values = (f"{key} {number(value)}" for key, value in row.items() if key.startswith(MEASURED))
     return row.get("step"), "  ".join(values), "bold cyan"
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +27,25 @@ class Curves:
     color: str
     training: Sequence[Row]
     evaluations: Sequence[Row]
+    probes: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small figure: a number of the training rows over the steps."""
+    """One small figure: a number of the training rows, or of a probe's, over the steps."""
 
     title: str
     value: Callable[[Row], Any]
     form: str = "{:,.4g}"
     noisy: bool = True
     """Whether the eye needs a smoothed line over the raw one."""
+    probe: str = ""
+    """The key in the rows of a probe, which has a dot for each, on an axis that need not begin at 0."""
+
+    def line(self, run: Curves) -> Line:
+        """Return the run's steps and values."""
+        rows = [row for row in run.probes if self.probe in row] if self.probe else run.training
+        return series(rows, self.value)
 
 
 def loop_share(row: Row) -> float:
@@ -50,6 +59,20 @@ PANELS = (
     Panel("Gradient norm", lambda row: row["grad_norm"]),
     Panel("Waiting and overhead, % of a step", loop_share, "{:.3g}"),
 )
+
+
+def probe_panels(runs: Sequence[Curves]) -> list[Panel]:
+    """Return a figure for each probe of the runs, of the first metric that it has."""
+    firsts: dict[str, str] = {}
+    for row in (row for run in runs for row in run.probes):
+        for key in row:
+            if key.startswith("downstream/"):
+                name = key.split("/")[1]
+                firsts.setdefault(name, key)
+    return [
+        Panel(f"Probe {name}: {key.split('/', 2)[-1]}", itemgetter(key), "{:.3g}", noisy=False, probe=key)
+        for name, key in firsts.items()
+    ]
 
 
 def series(rows: Sequence[Row], value: Callable[[Row], Any]) -> Line:
@@ -78,7 +101,7 @@ def loss_svg(runs: Sequence[Curves], *, narrow: bool = False) -> str:
 
 def panel_svg(runs: Sequence[Curves], panel: Panel) -> str:
     """Return one small figure, or "" if no run has its numbers."""
-    lines = [(run, series(run.training, panel.value)) for run in runs]
+    lines = [(run, panel.line(run)) for run in runs]
     if not any(math.isfinite(value) for _, (_, values) in lines for value in values):
         return ""
 
@@ -111,15 +134,20 @@ def picture(runs: Sequence[Curves], out: Path) -> None:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
 
-        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        panels = [*PANELS, *probe_panels(runs)]
+        rows = math.ceil(len(panels) / 2)
+        figure = Figure(figsize=(11, 2.3 * rows), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)  # type: ignore[union-attr,call-arg]
-        places = figure.subplot_mosaic([["loss", "loss", "0", "1"], ["loss", "loss", "2", "3"]])
+        cells = [str(place) if place < len(panels) else "." for place in range(2 * rows)]
+        places = figure.subplot_mosaic(
+            [["loss", "loss", *cells[2 * row : 2 * row + 2]] for row in range(rows)]
+        )
         _loss(places["loss"], runs)
         marks = [Line2D([], [], color=run.color, lw=2, label=_literal(run.name)) for run in runs]
         marks.append(Line2D([], [], color="#555", marker="o", lw=0, ms=4.5, label="evaluation"))
         places["loss"].legend(handles=marks, frameon=False, loc="upper right")
-        for number, panel in enumerate(PANELS):
-            _panel(places[str(number)], [(run, series(run.training, panel.value)) for run in runs], panel)
+        for number, panel in enumerate(panels):
+            _panel(places[str(number)], [(run, panel.line(run)) for run in runs], panel)
         figure.savefig(out, dpi=144, format="png", metadata={"Software": None})
 
 
@@ -139,8 +167,11 @@ def _panel(axes: "Axes", lines: Sequence[tuple[Curves, Line]], panel: Panel) -> 
         if panel.noisy:
             axes.plot(steps, values, color=run.color, lw=0.8, alpha=0.28)
         axes.plot(steps, smooth(values) if panel.noisy else values, color=run.color, lw=1.4)
-    axes.set_title(panel.title, loc="left")
-    axes.set_ylim(bottom=0)
+        if panel.probe:
+            axes.plot(steps, values, color=run.color, lw=0, marker="o", ms=4.6, mec="white", mew=0.9)
+    axes.set_title(panel.title, loc="left", parse_math=False)
+    if not panel.probe:
+        axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: panel.form.format(value))
     axes.locator_params(axis="y", nbins=4)
     axes.locator_params(axis="x", nbins=5)

@@ -14,7 +14,7 @@ import yaml
 
 from lumbre.errors import RunFolderError
 from lumbre.tracking import plots
-from lumbre.tracking.console import duration, memory
+from lumbre.tracking.console import MEASURED, duration, memory
 from lumbre.tracking.jsonl import METRICS_FILE, read
 from lumbre.tracking.page import PAGE
 
@@ -46,7 +46,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     """
     views = _read(runs)
     curves = [view.curves for view in views]
-    trained = any(view.curves.training or view.curves.evaluations for view in views)
+    trained = any(view.curves.training or view.curves.evaluations or view.curves.probes for view in views)
     sections = [
         _section("Numbers", _numbers(views)) if trained else "",
         _section("Curves", _figures(curves)) if trained else "",
@@ -86,11 +86,14 @@ def _read(folders: Sequence[Path]) -> list[Run]:
         rows = read(folder / METRICS_FILE)
         color = plots.COLORS[number % len(plots.COLORS)]
         training = [row for row in rows if "loss" in row and "event" not in row]
-        evaluations = [row for row in rows if any(key.startswith("eval/") for key in row)]
+        evaluations, probes = (
+            [row for row in rows if any(key.startswith(f"{kind}/") for key in row)]
+            for kind in ("eval", "downstream")
+        )
         results, samples = _json(folder / "results.json"), _json(folder / "samples.json")
         views.append(
             Run(
-                plots.Curves(name, color, training, evaluations),
+                plots.Curves(name, color, training, evaluations, probes),
                 [row for row in rows if "event" in row],
                 dict(_flat(_yaml(folder / "config.yaml"))),
                 results if isinstance(results, dict) else {},
@@ -122,8 +125,8 @@ def _figures_of(run: plots.Curves) -> dict[str, str]:
         out["steps"] = _number(last.get("step"), ",.0f")
         out["tokens"] = _number(last.get("tokens"), ",.0f")
         out["loss"] = _number(sum(losses) / len(losses) if losses else None, ".4f")
-    for row in run.evaluations:
-        out |= {key: _number(value, ".4f") for key, value in row.items() if key.startswith("eval/")}
+    for row in [*run.evaluations, *run.probes]:
+        out |= {key: _number(value, ".4f") for key, value in row.items() if key.startswith(MEASURED)}
     if run.training:
         for name, key, form in [("tokens/s", "tokens_per_second", ",.0f"), ("MFU", "mfu", ".1%")]:
             out[name] = _number(_median(row.get(key) for row in run.training), form)
@@ -147,7 +150,8 @@ def _seconds(rows: Sequence[Row]) -> float:
 
 
 def _figures(curves: Sequence[plots.Curves]) -> str:
-    panels = [panel for panel in (plots.panel_svg(curves, panel) for panel in plots.PANELS) if panel]
+    wanted = [*plots.probe_panels(curves), *plots.PANELS]
+    panels = [panel for panel in (plots.panel_svg(curves, panel) for panel in wanted) if panel]
     small = "".join(f"<figure>{panel}</figure>" for panel in panels)
     wide, narrow = plots.loss_svg(curves), plots.loss_svg(curves, narrow=True)
     loss = f'<figure class="wide">{wide}</figure><figure class="narrow">{narrow}</figure>'

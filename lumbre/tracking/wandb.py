@@ -139,7 +139,11 @@ class WandbTracker:
 def _kind(row: Mapping[str, Any]) -> str:
     if "event" in row:
         return "event"
-    return "train" if "loss" in row else "eval"
+    if "loss" in row:
+        return "train"
+    # A probe has a row of its own: after a resume, one of a step may have been sent and another not.
+    probes = {"/".join(key.split("/")[:2]) for key in row if key.startswith("downstream/")}
+    return min(probes, default="eval")
 
 
 def choose_mode(wanted: str) -> tuple[str, str]:

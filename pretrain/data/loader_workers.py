@@ -102,6 +102,4 @@ def _begin(parent: int, _: int) -> None:
     """Leave signals to the training process, which saves before it stops, and end when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it could be asked for
-        os._exit(1)
+    die_with_parent(signal.SIGKILL, parent)
