@@ -38,7 +38,7 @@ class ConllConfig(FilesConfig):
         tags: list[str] = []
         width = 0
         for number, line in lines_of(file):
-            columns = BLANKS.split(line.strip(" \t"))
+            columns = BLANKS.split(line.strip(" \t\r\n"))
             if columns[0] not in ("", DOCUMENT):
                 token, tag = self._pair(columns, width or len(columns), f"{file}:{number}")
                 width = len(columns)

@@ -77,7 +77,7 @@ def missing(names: Sequence[str], key: str) -> Iterator[Problem]:
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text without its end) of the lines of a file in UTF-8; raises DataError."""
+    """Yield (number from 1, text with its end) of the lines of a file in UTF-8; raises DataError."""
     with explained(file), open_unpacked(file) as stream:
         for number, raw in enumerate(stream, start=1):
             try:
@@ -85,7 +85,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError as error:
                 fault = f"byte {error.start + 1} of the line is {raw[error.start]:#04x}"
                 raise DataError(f"{file}:{number}: is not UTF-8: {fault}; save the file as UTF-8") from error
-            yield number, (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
+            yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
 @contextmanager

@@ -73,4 +73,4 @@ def _records(files: dict[str, Path]) -> Iterator[Example]:
             raise DataError(
                 f"the files are not aligned: lines of {counts}; line n has to say the same in each"
             )
-        yield {language: text for language, (_, text) in zip(files, lines, strict=True)}
+        yield {language: text.rstrip("\r\n") for language, (_, text) in zip(files, lines, strict=True)}

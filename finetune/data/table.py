@@ -70,7 +70,7 @@ def _rows(file: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[tuple[
     """Yield (line on which it begins, values) of each row that is not blank."""
     csv.field_size_limit(LONGEST_VALUE)  # the csv module has one limit for all its readers: 128 KiB
     reader = csv.reader(
-        (f"{text}\n" for _, text in lines_of(file)), delimiter=delimiter, quoting=quoting, strict=True
+        (text for _, text in lines_of(file)), delimiter=delimiter, quoting=quoting, strict=True
     )
     while True:
         line = reader.line_num + 1
