@@ -3,5 +3,7 @@
 from .base import MethodConfig, parameter_counts
 from .frozen import FrozenConfig
 from .full import FullConfig
+from .lora import LoraConfig
+from .qlora import QloraConfig
 
-__all__ = ["FrozenConfig", "FullConfig", "MethodConfig", "parameter_counts"]
+__all__ = ["FrozenConfig", "FullConfig", "LoraConfig", "MethodConfig", "QloraConfig", "parameter_counts"]

@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+
+from lumbre.checkpoint import Reader
 
 if TYPE_CHECKING:
     from .conftest import Results, RunGroups
@@ -28,6 +31,7 @@ SERVED = [
     if (name, choice) != ("zero3", "selective")  # refused: see DeepSpeedConfig.problems
 ]
 BFLOAT16 = {"precision": "bfloat16"}
+FROZEN: dict[str, Any] = {"frozen": True, "layer_decay": 0.5}
 
 TWO_RANKS = [
     *({"id": f"{name}-2-{choice}", **LAYOUTS[name], **CHOICES[choice]} for name, choice in SERVED),
@@ -55,6 +59,11 @@ TWO_RANKS = [
             ("zero2", "accelerate"),
         ]
     ),
+    *({"id": f"{name}-2-frozen", **FROZEN, **layout} for name, layout in LAYOUTS.items()),
+    *(
+        {"id": f"{name}-2-frozen-resumed", "from": [f"{name}-2-frozen", SAVED], **FROZEN, **layout}
+        for name, layout in LAYOUTS.items()
+    ),
     *({"id": f"{name}-2-bfloat16", **BFLOAT16, **layout} for name, layout in LAYOUTS.items()),
     *(
         {
@@ -74,6 +83,7 @@ ALONE = [
         for choice in CHOICES
     ),
     {"id": "accelerate-1-electra-accumulated", "micro": 1, "engine": "accelerate", "model": "electra"},
+    {"id": "accelerate-1-frozen", "micro": 8, "engine": "accelerate", **FROZEN},
     {"id": "zero2-1", "micro": 4, **LAYOUTS["zero2"]},
     {"id": "float64-1", "micro": 8, "precision": "float64", **LAYOUTS["accelerate"]},
     {"id": "float64-1-accumulated", "micro": 2, "precision": "float64", **LAYOUTS["accelerate"]},
@@ -167,3 +177,26 @@ def test_the_engine_and_world_asked_for_run(results: "Results") -> None:
             found = results[case["id"]]
             engine = {"accelerate": "AccelerateEngine", "deepspeed": "DeepSpeedEngine"}[case["engine"]]
             assert (found["engine"], found["world"], found["device"]) == (engine, world, "cpu"), case["id"]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout_does_not_matter_to_what_is_frozen_and_learns_slower(results: "Results", name: str) -> None:
+    """Law 2 where a block and the embeddings are frozen and the rate differs from block to block."""
+    case = f"{name}-2-frozen"
+    assert results.difference(case, "accelerate-1-frozen") < (1e-5 if name == "zero3" else 1e-6)
+    assert results.difference(case, "accelerate-1-frozen", "norms", first=1) < 1e-6
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_frozen_weight_stays_and_is_no_part_of_a_checkpoint(results: "Results", name: str) -> None:
+    """The run goes on to the bit (law 3) from a checkpoint of what trains alone."""
+    results.assert_continues(f"{name}-2-frozen-resumed", f"{name}-2-frozen", SAVED)
+    assert results[f"{name}-2-frozen"]["kept"]
+    assert results[f"{name}-2-frozen-resumed"]["kept"]
+    saved = Reader(results.folder / f"{name}-2-frozen" / f"step-{SAVED:08d}").shapes
+    weights = torch.load(results.folder / f"{name}-2-frozen.pt", weights_only=True)
+    assert {part.split(".")[0] for part in saved} == {"trunk", "head"}
+    assert {part for part in saved if part.startswith("trunk.")} == {
+        part for part in weights if part.startswith("trunk.blocks.1.")
+    }
+    assert saved.keys() == weights.keys()

@@ -3,9 +3,10 @@
 Run by torchrun (or alone): worker.py FOLDER CASES_JSON, on CUDA devices where it sees them
 (CUDA_VISIBLE_DEVICES), else on the CPU. Each case trains a tiny encoder for some steps on batches with random
 target counts, the same global batches on any layout. A case may start from a checkpoint of another case,
-`"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`. Rank 0 writes
-FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at and
-what it ran on, and FOLDER/ID.pt, the final weights.
+`"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`, train its last block alone,
+`"frozen": true`, and the lower ones slower, `"layer_decay": FACTOR`. Rank 0 writes
+FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at, what
+it ran on and whether what was frozen has stayed, and FOLDER/ID.pt, the final weights of what trained.
 """
 
 import json
@@ -13,11 +14,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
+from finetune.methods import FrozenConfig
 from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints
 from lumbre.engine import AccelerateConfig, DeepSpeedConfig, Engine, EngineConfig
@@ -32,6 +35,7 @@ from pretrain.objectives.clm import Clm
 
 GLOBAL_BATCH, LENGTH, VOCABULARY = 8, 12, 61
 STEPS, SAVE_EVERY = 12, 6
+OPTIMIZER = {"learning_rate": 3e-3, "weight_decay": 0.1, "gradient_clipping": 0.5}
 SEED = 3
 ENGINE_KEYS = ("precision", "activation_checkpointing", "compile", "attention_kernel")
 SHAPE = TransformerConfig.model_validate(
@@ -179,15 +183,28 @@ def use(engine: Engine, micro: int) -> None:
     engine.step(0.1)
 
 
+def whole(parameter: Any) -> torch.Tensor:
+    """Return a frozen parameter that stage 3 may have shared out over the ranks."""
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter.detach().clone()
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+    with GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
 def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     """Train one case; return what it came to."""
     torch.manual_seed(SEED)
     micro = int(str(case.get("micro", 2)))
-    optimizer = AdamWConfig(learning_rate=3e-3, weight_decay=0.1, gradient_clipping=0.5)
+    optimizer = AdamWConfig.model_validate(OPTIMIZER | {"layer_decay": case.get("layer_decay", 1.0)})
     name = str(case.get("model", "encoder"))
     learner = learner_of(name)
     keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
     model = learner.attach_head(TransformerConfig.model_validate(keys).build())
+    if case.get("frozen"):
+        FrozenConfig(trainable_layers=1).apply(model, ())
+    frozen = {name: one.clone() for name, one in model.named_parameters() if not one.requires_grad}
     engine = engine_config(case).build(model, optimizer, micro)
     rows = Rows()
     world = distributed.world()
@@ -223,11 +240,13 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     weights = engine.state_dict() or {}
     if world.is_main:
         torch.save(weights, folder / f"{case['id']}.pt")
+    left = {name: whole(one) for name, one in engine.module.named_parameters() if name in frozen}
     steps = [row for row in rows.rows if "loss" in row]
     return {
         "start": start,
         "losses": [row["loss"] for row in steps],
         "norms": [row["grad_norm"] for row in steps],
+        "kept": all(torch.equal(left[name].cpu(), tensor) for name, tensor in frozen.items()),
         "graphs": counters["stats"]["unique_graphs"] - graphs,
         "engine": type(engine).__name__,
         "world": world.size,

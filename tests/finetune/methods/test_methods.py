@@ -37,14 +37,15 @@ def test_full_trains_everything(family: str) -> None:
 @pytest.mark.parametrize("family", BUILDERS)
 def test_a_frozen_trunk_takes_no_gradient_and_does_not_move(family: str, layers: int) -> None:
     """Only the head, and the blocks that are asked for, have gradients; a step changes all of them alone."""
-    model = FrozenConfig(trainable_layers=layers).apply(build(family), head(family))
+    heads = head(family)
+    model = FrozenConfig(trainable_layers=layers).apply(build(family), heads)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = AdamWConfig(learning_rate=1e-2).build(model.named_parameters())
     loss(model).backward()
     expected = {
         name
         for name, _ in model.named_parameters()
-        if name in head(family) or (layers and name.startswith(LAST_BLOCK[family]))
+        if name in heads or (layers and name.startswith(LAST_BLOCK[family]))
     }
     assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == expected
     optimizer.step()
