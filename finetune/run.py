@@ -1,5 +1,6 @@
-"""Fine-tuning, top to bottom: one run, or one for each seed and start, and what they came to."""
+"""Fine-tuning, top to bottom: one run, or one for each seed, start and point of the grid."""
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +20,17 @@ from lumbre.tracking import RunInfo, Trackers
 from lumbre.trainer import Trainer
 
 from .batches import EpochBatches
+from .card import write_card
 from .comparison import Comparison, show
 from .config import FinetuneConfig
 from .evaluation import TaskEvaluator
-from .identity import Rows, fingerprints, identity, recipe
+from .examples import Skips, Split, encoded, usable
+from .identity import fingerprints, identity, recipe
+from .methods import parameter_counts
+from .predictions import write_predictions
+from .selection import BestEvaluation
 from .tasks import Task
+from .variants import Variant, variants
 
 CONFIG = FinetuneConfig
 RESULT_FILE = "results.json"
@@ -31,20 +38,18 @@ MODEL_FOLDER = "model"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One of the runs that a config asks for."""
+class Inputs:
+    """What every run of a config reads."""
 
-    start: str
-    """ "pretrained" or "scratch"."""
-    config: FinetuneConfig
-    asked: FinetuneConfig
-    """The config that asks for this run, perhaps among others."""
+    task: Task
+    splits: Mapping[str, Split]
+    hashes: Mapping[str, str]
+    """Hashes of the model folder and the encoded examples."""
 
     @property
-    def title(self) -> str:
-        """The run's name among the runs of every other config."""
-        alone = self.config.folder == self.asked.folder
-        return self.config.name if alone else f"{self.asked.name}/{self.config.name}"
+    def measured_on(self) -> str:
+        """The split that results are told of: test, or validation where there is none."""
+        return "test" if "test" in self.splits else "validation"
 
 
 @dataclass(frozen=True)
@@ -54,86 +59,73 @@ class Outcome:
     status: ExitStatus
     step: int
     row: dict[str, Any]
-    """Model, seed and metrics on the test split; empty where the run was stopped."""
+    """Model, seed and metrics; empty where the run was stopped."""
 
 
 def main(config: FinetuneConfig) -> ExitStatus:
     """Run every variant that has not been run, in turn, and report them together."""
+    runs = variants(config)
+    config.method.check()
     with distributed.session(config.seed), claim(config.folder) as folder:
-        examples = config.data.build()
-        task = config.task.build(config.model.path, examples)
-        rows = {split: [task.encode(example) for example in records] for split, records in examples.items()}
-        is_main = distributed.world().is_main
-        inputs = distributed.from_main(fingerprints(config.model.path, rows) if is_main else {})
-        runs, results = variants(config), []
+        inputs = read(config)
+        task, results = inputs.task, []
         for number, variant in enumerate(runs, start=1):
             of_how_many = f"run {number} of {len(runs)}: " if len(runs) > 1 else ""
-            say(f"{of_how_many}{variant.start}, seed {variant.config.seed}")
-            outcome = _run_or_recall(variant, task, rows, inputs)
+            point = "".join(f", {key} {value}" for key, value in variant.point.items())
+            say(f"{of_how_many}{variant.start}, seed {variant.config.seed}{point}")
+            outcome = _run_or_recall(variant, inputs)
             if outcome.status != ExitStatus.DONE:
                 where = f"stopped on a signal in {variant.config.folder}"
                 record_exit(folder, outcome.status, where, outcome.step)
                 return outcome.status
-            metric = task.metrics[0]
-            say(f"{variant.config.folder}: complete, test {metric} {outcome.row[metric]:.3f}")
+            metric, split = task.metrics[0], outcome.row["split"]
+            say(f"{variant.config.folder}: complete, {split} {metric} {outcome.row[metric]:.3f}")
             results.append(outcome.row)
-        comparison = Comparison(task.metrics[0], results)
-        if is_main:
+        comparison = Comparison(task.metrics, results)
+        if distributed.world().is_main:
             if len(runs) > 1:
                 write_config(folder, config)
                 write_json(folder / RESULT_FILE, comparison.table())
             show(comparison)
         # Ranks end together: a launcher takes one that is long behind the others for lost.
         distributed.barrier()
-        record_exit(folder, ExitStatus.DONE, "done", config.train.steps)
+        record_exit(folder, ExitStatus.DONE, "done", outcome.step)
     return ExitStatus.DONE
 
 
-def variants(config: FinetuneConfig) -> list[Variant]:
-    """Return the runs that the seeds and the comparison ask for; a single one is the run folder itself."""
-    starts = ["pretrained", "scratch"] if config.compare_with_scratch else ["pretrained"]
-    if config.model.from_scratch:
-        starts = ["scratch"]
-    seeds = config.seeds or [config.seed]
-    if len(seeds) * len(starts) == 1:
-        return [Variant(starts[0], config.model_copy(update={"seed": seeds[0]}), config)]
-    return [
-        Variant(
-            start,
-            config.model_copy(
-                update={
-                    "name": f"{start}-seed-{seed}",
-                    "runs_folder": str(config.folder),
-                    "seed": seed,
-                    "seeds": [],
-                    "compare_with_scratch": False,
-                    "model": config.model.model_copy(update={"from_scratch": start == "scratch"}),
-                }
-            ),
-            config,
-        )
-        for seed in seeds
-        for start in starts
-    ]
+def read(config: FinetuneConfig) -> Inputs:
+    """Read and encode the examples, and say which were left out."""
+    examples, skips = config.data.build(), Skips()
+    policy = config.data.on_bad_example
+    records = usable(config.task, examples, policy, skips)
+    state = config.task.learn({split: [one for _, one in pairs] for split, pairs in records.items()})
+    task = config.task.build(config.model.path, state)
+    splits = encoded(task, records, policy, skips)
+    for line in skips.lines():
+        say(line)
+    is_main = distributed.world().is_main
+    hashes = distributed.from_main(fingerprints(config.model.path, splits) if is_main else {})
+    return Inputs(task, splits, hashes)
 
 
-def _run_or_recall(variant: Variant, task: Task, rows: Rows, inputs: Mapping[str, str]) -> Outcome:
+def _run_or_recall(variant: Variant, inputs: Inputs) -> Outcome:
     """Return a finished run's result from its folder, or run it.
 
     Raises RunFolderError on every rank where the folder holds the result of other settings.
     """
     config = variant.config
-    wanted = recipe(config, inputs)
+    steps = config.train.resolved(len(inputs.splits["train"].rows)).steps
+    wanted = recipe(config, inputs.hashes, steps)
     found, fault = distributed.from_main(
         recall(config.folder, wanted) if distributed.world().is_main else (None, "")
     )
     if fault:
         raise RunFolderError(fault)
     if found is not None:
-        return Outcome(ExitStatus.DONE, config.train.steps, found)
-    outcome = train(variant, task, rows, inputs)
+        return Outcome(ExitStatus.DONE, steps, found)
+    outcome = train(variant, inputs)
     if outcome.status == ExitStatus.DONE and distributed.world().is_main:
-        result = Comparison(task.metrics[0], [outcome.row]).table()
+        result = Comparison(inputs.task.metrics, [outcome.row]).table()
         write_json(config.folder / RESULT_FILE, {**result, "recipe": wanted})
     return outcome
 
@@ -157,72 +149,128 @@ def recall(folder: Path, wanted: Mapping[str, Any]) -> tuple[dict[str, Any] | No
     return None, f"{folder}: is complete with other settings; set another name, or the keys back:\n{lines}"
 
 
-def train(variant: Variant, task: Task, rows: Rows, inputs: Mapping[str, str]) -> Outcome:
-    """Fine-tune one variant, or go on with it, and measure it on the test split."""
+def train(variant: Variant, inputs: Inputs) -> Outcome:
+    """Fine-tune one variant, or go on with it, and measure it."""
     import torch
 
-    config, folder = variant.config, variant.config.folder
+    config, folder, splits = variant.config, variant.config.folder, inputs.splits
     if distributed.world().is_main:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
+    # What is chosen on development data is each run's own.
+    task = copy.copy(inputs.task)
+    task.state = dict(task.state)
+    length = config.train.resolved(len(splits["train"].rows))
+    global_batch, micro_batch = length.batch_sizes
     torch.manual_seed(config.seed)
-    model = task.build_model(config.model.path, from_scratch=config.model.from_scratch)
-    global_batch, micro_batch = config.train.batch_sizes
+    start = task.build_model(
+        config.model.path,
+        from_scratch=config.model.from_scratch,
+        dropout=config.model.dropout,
+        loading=config.method.loading(),
+    )
+    model = config.method.apply(start.model, start.head)
+    trained, whole = parameter_counts(model)
+    if start.new and not config.model.from_scratch:
+        say(f"new weights: {', '.join(start.new)}")
+    if trained < whole:
+        say(f"{trained:,} of {whole:,} parameters train")
     engine = config.engine.build(model, config.optimizer, micro_batch)
+    evaluator = TaskEvaluator(task, splits["validation"], config.eval_batch_size, calibrates=True)
+    selection = BestEvaluation(config.selection, task.metrics[0], folder)
+    batches = partial(EpochBatches, task, splits["train"].rows, config.seed, global_batch, micro_batch)
     trainer = Trainer(
-        config=config.train,
+        config=length,
         seed=config.seed,
         optimizer=config.optimizer,
         schedule=config.schedule,
         checkpoint=config.checkpoint,
         engine=engine,
         learner=task,
-        batches=partial(EpochBatches, task, rows["train"], config.seed, global_batch, micro_batch),
-        evaluator=TaskEvaluator(task, rows["validation"], config.eval_batch_size),
+        batches=batches,
+        evaluator=evaluator,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
-        identity=lambda steps: identity(config, inputs),
-        trackers=partial(_trackers, variant),
+        identity=lambda steps: identity(config, inputs.hashes),
+        trackers=partial(_trackers, variant, length.steps),
         samples=lambda steps: steps * global_batch,
         flops=None,
         peak=Peak(float("inf"), "not measured: there is no formula for the FLOPs"),
+        selection=selection,
     )
     trainer.restore()
+    say(str(batches(0).padding(length.steps)))
     # Not earlier: a run that is refused leaves the folder as it was.
     write_config(variant.asked.folder, variant.asked)
     write_config(folder, config)
     status = trainer.fit()
     if status != ExitStatus.DONE:
         return Outcome(status, trainer.step, {})
+    changed = selection.restore_best(engine, trainer.step)
     weights = engine.state_dict()
+    measured = {}
     with torch.no_grad(), engine.autocast():
         engine.forward().eval()
-        metrics = TaskEvaluator(task, rows["test"], config.eval_batch_size).evaluate(engine)
+        if changed or evaluator.metrics is None:
+            evaluator.evaluate(engine)
+        for split, one in splits.items():
+            if split == "train":
+                continue
+            if split != "validation":
+                evaluator = TaskEvaluator(task, one, config.eval_batch_size)
+                evaluator.evaluate(engine)
+            assert evaluator.metrics is not None
+            measured[split] = evaluator.metrics
+            if distributed.world().is_main:
+                write_predictions(
+                    task, one.examples, evaluator.predictions, folder / f"predictions-{split}.jsonl"
+                )
     if weights is not None:
-        save_model(config, task, weights, folder / MODEL_FOLDER)
-    return Outcome(status, trainer.step, {"model": variant.start, "seed": config.seed, **metrics})
+        save_model(config, task, weights, measured[inputs.measured_on], folder)
+    row = {
+        "model": variant.start,
+        "seed": config.seed,
+        **({"point": dict(variant.point)} if variant.point else {}),
+        "split": inputs.measured_on,
+        "step": selection.kept_step(trainer.step),
+        **measured[inputs.measured_on],
+        "validation": measured["validation"],
+    }
+    return Outcome(status, trainer.step, row)
 
 
-def save_model(config: FinetuneConfig, task: Task, weights: dict[str, Any], folder: Path) -> None:
-    """Write the fine-tuned model as a Hugging Face folder, float32, with its tokenizer."""
+def save_model(
+    config: FinetuneConfig,
+    task: Task,
+    weights: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    folder: Path,
+) -> None:
+    """Write the fine-tuned model as a Hugging Face folder, float32, with its tokenizer, task and card."""
+    import torch
     from safetensors import SafetensorError
 
-    model = task.build_model(config.model.path, from_scratch=True)
-    model.load_state_dict(weights)
+    torch.manual_seed(config.seed)
+    start = task.build_model(
+        config.model.path, from_scratch=config.model.from_scratch, dropout=config.model.dropout
+    )
+    target = folder / MODEL_FOLDER
     try:
-        with explained(folder):
-            model.save_pretrained(folder)  # type: ignore[operator]
-            task.save_tokenizer(folder)
+        with explained(target):
+            model = config.method.finished(start.model, start.head, weights, folder)
+            model.save_pretrained(target)  # type: ignore[operator]
+            task.save(target)
+            write_card(target, config, task, metrics)
     except SafetensorError as error:
         remedy = "free some space, then run the same command again"
-        raise RunFolderError(f"{folder}: the weights cannot be written: {error}; {remedy}") from error
+        raise RunFolderError(f"{target}: the weights cannot be written: {error}; {remedy}") from error
 
 
-def _trackers(variant: Variant, start_step: int) -> Trackers:
+def _trackers(variant: Variant, steps: int, start_step: int) -> Trackers:
     if not distributed.world().is_main:
         return Trackers()
     config = variant.config
     tree = config.model_dump(mode="json", serialize_as_any=True)
-    run = RunInfo(variant.title, config.folder, tree, config.train.steps, start_step, "finetune")
+    run = RunInfo(variant.title, config.folder, tree, steps, start_step, "finetune")
     return Trackers.start(run, config.tracking)
 
 

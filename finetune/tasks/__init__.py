@@ -1,6 +1,17 @@
 """Tasks: what a pretrained model is fine-tuned on."""
 
-from .base import Example, Task, TaskConfig
+from .base import ExampleError, Predicted, Prediction, Purpose, Row, Task, TaskConfig, restored
 from .classification import Classification, ClassificationConfig
 
-__all__ = ["Classification", "ClassificationConfig", "Example", "Task", "TaskConfig"]
+__all__ = [
+    "Classification",
+    "ClassificationConfig",
+    "ExampleError",
+    "Predicted",
+    "Prediction",
+    "Purpose",
+    "Row",
+    "Task",
+    "TaskConfig",
+    "restored",
+]

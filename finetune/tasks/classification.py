@@ -1,193 +1,325 @@
-"""Sequence classification: one label of several for a text.
+"""Sequence classification: the label of a text or a pair of texts, several labels at once, or a number.
 
 Shapes: B batch, T time, L labels.
 """
 
-import json
-import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveFloat
 from torch import nn
 
-from lumbre.errors import DataError, ModelError
+from lumbre.errors import DataError, Problem
 from lumbre.trainer import Batch, LossOutput, Term
 
-from .base import Example, Task, TaskConfig
+from ..data import Example
+from ..metrics import classification as metrics
+from .base import ExampleError, Predicted, Prediction, Purpose, Row, Task, TaskConfig, inputs, missing
+
+Kind = Literal["single_label", "multi_label", "regression"]
+METRICS: Mapping[Kind, tuple[str, ...]] = {
+    "single_label": ("accuracy", "f1", "f1_macro", "matthews"),
+    "multi_label": ("f1", "f1_macro", "exact_match"),
+    "regression": ("pearson", "spearman", "negative_mse"),
+}
+MOST_LABELS = 1000
 
 
 class ClassificationConfig(TaskConfig):
-    """Which of several labels a text has; accuracy and macro F1."""
+    """Which of several labels a text or a pair has, which of them all at once, or which number."""
 
     type: Literal["classification"] = "classification"
     """The task's name."""
     text_field: str = "text"
     """The field of a record that holds the text."""
+    pair_field: str | None = None
+    """The field that holds the second text of a pair."""
     label_field: str = "label"
-    """The field that holds the label, a string or a number."""
+    """The field that holds the label: a string or a number; a list where there are several at once."""
+    problem: Kind = "single_label"
+    """single_label: one of several; multi_label: any number of several; regression: a number."""
+    labels: list[str] | None = None
+    """Names of the labels; for numbers in the records, each one's name. Left out, those of training."""
+    metric: str | None = None
+    """The metric that runs are compared by; left out, accuracy, micro F1 or Pearson's correlation."""
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    """Weight of each label's examples in the loss; balanced: in inverse proportion to their number."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all labels (Szegedy et al., 2016, arXiv:1512.00567)."""
 
-    def build(self, model_path: str, examples: Mapping[str, Sequence[Example]]) -> "Classification":
-        """Return the task.
+    def problems(self) -> Iterator[Problem]:
+        """Report a metric that the problem does not have, and settings that only labels have."""
+        known = METRICS[self.problem]
+        if self.metric is not None and self.metric not in known:
+            yield Problem("metric", f"{self.problem} has no {self.metric}", f"use one of {', '.join(known)}")
+        if self.problem != "single_label":
+            for key in ("class_weights", "label_smoothing"):
+                if getattr(self, key):
+                    yield Problem(key, f"{self.problem} has no such thing", "leave it out")
+        if self.problem == "regression" and self.labels:
+            yield Problem("labels", "regression has none", "leave it out")
+        if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
+            yield Problem("labels", f"{self.labels} are not two or more different names", "name each once")
 
-        Raises DataError naming the record that lacks a field or the labels that cannot be learned, and
-        ModelError where the model folder has no tokenizer.
-        """
-        for split, records in examples.items():
-            for number, record in enumerate(records, start=1):
-                for name in (self.text_field, self.label_field):
-                    if record.get(name) is None:
-                        fault = f"the field {name!r} is null" if name in record else f"has no field {name!r}"
-                        begin = textwrap.shorten(json.dumps(record, ensure_ascii=False), 120)
-                        raise DataError(f"{split} record {number}: {fault}: {begin}")
-        labels = sorted({str(record[self.label_field]) for record in examples["train"]})
+    def fault(self, example: Example, purpose: Purpose = "train") -> str:
+        """Return which field a record lacks, or that a text or label is none."""
+        texts = [self.text_field, *([self.pair_field] if self.pair_field else [])]
+        if fault := missing(example, texts if purpose == "predict" else [*texts, self.label_field]):
+            return fault
+        for name in texts:
+            if not str(example[name]).strip():
+                return f"the field {name!r} is an empty text"
+        if purpose == "predict":
+            return ""
+        label = example[self.label_field]
+        if self.problem == "regression":
+            return "" if _number(label) is not None else f"the label {label!r} is no finite number"
+        if self.problem == "multi_label" and not isinstance(label, list | tuple):
+            return f"the label {label!r} is no list of labels"
+        if self.problem == "single_label" and isinstance(label, list | dict):
+            return f"the label {label!r} is not one label; problem: multi_label takes lists"
+        if self.problem == "single_label" and label in (-1, "-1") and self.labels is not None:
+            return "the label is -1, which stands for a label that was kept back"
+        return ""
+
+    def learn(self, examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+        """Return the labels' names, in order, and their weights; raises DataError where there is but one."""
+        if self.problem == "regression":
+            return {"labels": []}
+        counts = Counter(name for one in examples["train"] for name in self.names(one))
+        labels = self.labels or sorted(counts, key=_numbers_first)
         if len(labels) < 2:
             raise DataError(f"train: every record has the label {labels[0]!r}; give records of two or more")
-        for split, records in examples.items():
-            unseen = sorted({str(record[self.label_field]) for record in records} - set(labels))
-            if unseen:
-                raise DataError(
-                    f"{split}: labels {unseen} are not in the training split, which has {labels}; "
-                    "add records of them there, or raise data.train_limit if that leaves them out"
-                )
-        return Classification(self, model_path, labels)
+        if len(labels) > MOST_LABELS and self.labels is None:
+            some = ", ".join(labels[:3])
+            raise DataError(
+                f"train: {len(labels)} different labels ({some}, ...); is {self.label_field!r} right?"
+            )
+        return {"labels": labels, "weights": self._weights(labels, counts)}
+
+    def names(self, example: Example) -> list[str]:
+        """Return the names of a record's labels."""
+        given = example[self.label_field]
+        return [self._name(one) for one in (given if self.problem == "multi_label" else [given])]
+
+    def build(self, path: str, state: Mapping[str, Any]) -> "Classification":
+        """Return the task; raises ModelError where the folder has no tokenizer."""
+        return Classification(self, path, state)
+
+    def _name(self, label: Any) -> str:
+        if self.labels is not None and isinstance(label, int) and not isinstance(label, bool):
+            return self.labels[label] if 0 <= label < len(self.labels) else str(label)
+        return str(label)
+
+    def _weights(self, labels: Sequence[str], counts: Mapping[str, int]) -> list[float] | None:
+        if self.class_weights is None:
+            return None
+        if self.class_weights == "balanced":
+            absent = [label for label in labels if not counts.get(label)]
+            if absent:
+                raise DataError(f"train: no record has the label {absent[0]!r}, which cannot be balanced")
+            total = sum(counts.values())
+            return [total / (len(labels) * counts[label]) for label in labels]
+        unknown = sorted(set(self.class_weights) - set(labels))
+        if unknown:
+            raise DataError(f"task.class_weights: {unknown} are no labels; there are {list(labels)}")
+        return [self.class_weights.get(label, 1.0) for label in labels]
 
 
 class Classification(Task):
-    """Hugging Face's sequence classification head, trained with cross-entropy."""
+    """Hugging Face's sequence classification head; cross-entropy, binary cross-entropy or squared error."""
 
-    metrics = ("accuracy", "f1")
+    purpose = "as a sequence classifier"
+    pipeline = "text-classification"
+    kinds = ("encoder", "decoder", "encoder-decoder")
+    config: ClassificationConfig
 
-    def __init__(self, config: ClassificationConfig, model_path: str, labels: Sequence[str]) -> None:
-        from transformers import AutoTokenizer
+    def __init__(self, config: ClassificationConfig, path: str, state: Mapping[str, Any]) -> None:
+        super().__init__(config, path, state)
+        self.config = config
+        self.labels: tuple[str, ...] = tuple(state["labels"])
+        self._number = {label: number for number, label in enumerate(self.labels)}
+        weights = state.get("weights")
+        self._weights_L = None if weights is None else torch.tensor(weights)
+        known = METRICS[config.problem]
+        first = config.metric or known[0]
+        self.metrics = (first, *(name for name in known if name != first))
 
-        self.labels = tuple(labels)
-        with _explained(model_path):
-            self.tokenizer = AutoTokenizer.from_pretrained(model_path)
-            if len(self.tokenizer) <= len(self.tokenizer.all_special_tokens):
-                # transformers makes up an empty tokenizer for a folder that has none.
-                raise ValueError("it has no tokenizer")
-            if self.tokenizer.pad_token_id is None:
-                # GPT-2 has no token for padding; the attention mask hides whichever is used.
-                self.tokenizer.pad_token = self.tokenizer.eos_token
-            if self.tokenizer.pad_token_id is None:
-                raise ValueError("its tokenizer has no token for padding")
-        self._config = config
-        self._number = {label: number for number, label in enumerate(labels)}
+    def auto_class(self) -> Any:
+        """Return the Auto class of sequence classifiers."""
+        from transformers import AutoModelForSequenceClassification
 
-    def build_model(self, path: str, *, from_scratch: bool) -> nn.Module:
-        """Return AutoModelForSequenceClassification of the folder, in training mode, with the labels' names.
+        return AutoModelForSequenceClassification
 
-        The head is new unless the folder has one for as many labels. Raises ModelError when the folder is
-        no model that can classify, or lacks weights of the model below the head.
+    def configured(self, config: Any) -> Any:
+        """Name the labels and the problem in the model's config, so that pipelines tell them."""
+        names = dict(enumerate(self.labels)) or {0: "score"}
+        config.id2label = names
+        config.label2id = {name: number for number, name in names.items()}
+        config.problem_type = {
+            "single_label": "single_label_classification",
+            "multi_label": "multi_label_classification",
+            "regression": "regression",
+        }[self.config.problem]
+        return config
+
+    def encode(self, example: Example, purpose: Purpose = "train") -> Sequence[Row]:
+        """Return input_ids [T], token types where the model has them, and the target.
+
+        A label's number [1], a mark for each label [L], or a number [1].
         """
-        from transformers import AutoConfig, AutoModelForSequenceClassification
-        from transformers.utils import logging
+        pair = self.config.pair_field
+        texts = [str(example[name]) for name in (self.config.text_field, pair) if name is not None]
+        encoded = self.tokenizer(*texts, truncation=True, max_length=self.config.max_length)
+        row = {"input_ids": np.asarray(encoded["input_ids"], dtype=np.int64)}
+        if "token_type_ids" in encoded and len(texts) > 1:
+            row["token_type_ids"] = np.asarray(encoded["token_type_ids"], dtype=np.int64)
+        if purpose != "predict":
+            row["labels"] = self._target(example)
+        return [row]
 
-        names = dict(enumerate(self.labels))
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        with _explained(path):
-            config = AutoConfig.from_pretrained(
-                path, num_labels=len(names), id2label=names, label2id={v: k for k, v in names.items()}
-            )
-            if len(self.tokenizer) > config.vocab_size:
-                raise ValueError(f"{len(self.tokenizer)} tokens, and the model has {config.vocab_size}")
-            if config.pad_token_id is None:
-                config.pad_token_id = self.tokenizer.pad_token_id
-            model: nn.Module
-            if from_scratch:
-                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-            else:
-                model, report = AutoModelForSequenceClassification.from_pretrained(
-                    path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-                )
-                _check_trunk(model, report["missing_keys"])
-        # transformers gives a model with weights in evaluation mode, one without in training mode.
-        return model.train()
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
-        self.tokenizer.save_pretrained(folder)
-
-    def encode(self, example: Example) -> dict[str, np.ndarray]:
-        """Return input_ids [T] and the label's number [1]."""
-        text = str(example[self._config.text_field])
-        ids = self.tokenizer(text, truncation=True, max_length=self._config.max_length)["input_ids"]
-        label = self._number[str(example[self._config.label_field])]
-        return {"input_ids": np.asarray(ids, dtype=np.int64), "labels": np.asarray([label])}
-
-    def collate(self, rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:
-        """Return input_ids [B, T] and attention_mask [B, T], padded to the longest, and labels [B]."""
-        longest = max(len(row["input_ids"]) for row in rows)
-        input_ids_BT = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
-        attention_mask_BT = torch.zeros((len(rows), longest), dtype=torch.int64)
-        for at, row in enumerate(rows):
-            length = len(row["input_ids"])
-            input_ids_BT[at, :length] = torch.from_numpy(row["input_ids"])
-            attention_mask_BT[at, :length] = 1
-        labels_B = torch.tensor([int(row["labels"][0]) for row in rows])
-        return {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "labels": labels_B}
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Return input_ids and attention_mask [B, T], padded to the longest, and labels [B] or [B, L]."""
+        batch = inputs(rows, self.tokenizer.pad_token_id)
+        if "labels" in rows[0]:
+            labels = torch.from_numpy(np.stack([row["labels"] for row in rows]))
+            batch["labels"] = labels if self.config.problem == "multi_label" else labels[:, 0]
+        return batch
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Return the number of examples."""
+        """Return the number of examples; with class weights, the sum of theirs."""
+        if self._weights_L is not None:
+            return {"loss": float(self._weights_L[batch["labels"].cpu()].sum())}
         return {"loss": float(len(batch["labels"]))}
 
-    def tokens(self, batch: Batch) -> int:
-        """Return the number of tokens, padding not counted."""
-        return int(batch["attention_mask"].sum())
-
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """Return the cross-entropy in nats, summed over examples."""
-        total = F.cross_entropy(self._logits(model, batch), batch["labels"], reduction="sum")
-        return LossOutput({"loss": Term(total, float(len(batch["labels"])))})
+        """Return the loss summed over examples (and weighted by class)."""
+        return LossOutput({"loss": Term(self._sum(self._logits(model, batch), batch), self._count(batch))})
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the likeliest label and the loss of each example."""
+    def predict(self, model: nn.Module, batch: Batch) -> Predicted:
+        """Return each example's logits, and the loss."""
         logits_BL = self._logits(model, batch)
-        return logits_BL.argmax(dim=1), F.cross_entropy(logits_BL, batch["labels"], reduction="none")
+        outputs = list(logits_BL.float().cpu().numpy())
+        if "labels" not in batch:
+            return Predicted(outputs)
+        return Predicted(outputs, float(self._sum(logits_BL, batch)), self._count(batch))
 
-    def score(self, predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Return accuracy and macro F1, by scikit-learn."""
-        from sklearn.metrics import accuracy_score, f1_score
+    def decide(self, examples: Sequence[Example], outputs: Sequence[Sequence[Any]]) -> list[Prediction]:
+        """Return the likeliest label, the labels above one half, or the number, with the probabilities."""
+        logits = [rows[0] for rows in outputs]
+        if self.config.problem == "regression":
+            return [{"prediction": float(one[0])} for one in logits]
+        if self.config.problem == "multi_label":
+            chances = [1 / (1 + np.exp(-one.astype(np.float64))) for one in logits]
+            return [
+                {
+                    "prediction": [name for name, p in zip(self.labels, one, strict=True) if p > 0.5],
+                    "probabilities": self._by_label(one),
+                }
+                for one in chances
+            ]
+        return [
+            {"prediction": self.labels[int(one.argmax())], "probabilities": self._by_label(_softmax(one))}
+            for one in logits
+        ]
 
-        return {
-            "accuracy": float(accuracy_score(targets, predictions)),
-            "f1": float(f1_score(targets, predictions, average="macro")),
-        }
+    def score(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Return the problem's metrics, by scikit-learn and scipy as GLUE has them."""
+        given = [one["prediction"] for one in predictions]
+        if self.config.problem == "regression":
+            targets = [float(one[self.config.label_field]) for one in examples]
+            found = metrics.regression(np.array(given), np.array(targets))
+        elif self.config.problem == "multi_label":
+            found = metrics.multi_label(
+                np.stack([self._marks(names) for names in given]),
+                np.stack([self._marks(self.config.names(one)) for one in examples]),
+            )
+        else:
+            found = metrics.single_label(
+                np.array([self._number[name] for name in given]),
+                np.array([self._number[self.config.names(one)[0]] for one in examples]),
+                len(self.labels),
+            )
+        return {name: found[name] for name in self.metrics}
+
+    def shown(self, example: Example) -> dict[str, Any]:
+        """Return the texts and the label."""
+        pair = self.config.pair_field
+        text = str(example[self.config.text_field])
+        shown: dict[str, Any] = {"input": [text, str(example[pair])] if pair else text}
+        if example.get(self.config.label_field) is not None:
+            names = self.config.names(example)
+            shown["target"] = names if self.config.problem == "multi_label" else names[0]
+        return shown
+
+    def judge(self, example: Example, prediction: Prediction) -> float | None:
+        """Return 1 for the right label or labels, 0 for others; minus the error of a number."""
+        if self.config.problem == "regression":
+            return None
+        names = self.config.names(example)
+        given = prediction["prediction"]
+        return float(set(given) == set(names) if self.config.problem == "multi_label" else given == names[0])
+
+    def _target(self, example: Example) -> np.ndarray:
+        if self.config.problem == "regression":
+            return np.asarray([_number(example[self.config.label_field])], dtype=np.float32)
+        names = self.config.names(example)
+        unseen = [name for name in names if name not in self._number]
+        if unseen:
+            raise ExampleError(
+                f"the label {unseen[0]!r} is not among the labels of training: {list(self.labels)}"
+            )
+        if self.config.problem == "multi_label":
+            return self._marks(names)
+        return np.asarray([self._number[names[0]]])
+
+    def _marks(self, names: Sequence[str]) -> np.ndarray:
+        marks = np.zeros(len(self.labels), dtype=np.float32)
+        marks[[self._number[name] for name in names]] = 1
+        return marks
+
+    def _by_label(self, chances: np.ndarray) -> dict[str, float]:
+        return {name: round(float(p), 6) for name, p in zip(self.labels, chances, strict=True)}
+
+    def _count(self, batch: Batch) -> float:
+        return self.counts(batch)["loss"]
+
+    def _sum(self, logits_BL: torch.Tensor, batch: Batch) -> torch.Tensor:
+        labels = batch["labels"]
+        if self.config.problem == "regression":
+            return F.mse_loss(logits_BL[:, 0], labels.to(logits_BL.dtype), reduction="sum")
+        if self.config.problem == "multi_label":
+            # The mean over labels, as transformers has it.
+            marks_BL = labels.to(logits_BL.dtype)
+            return F.binary_cross_entropy_with_logits(logits_BL, marks_BL, reduction="none").mean(1).sum()
+        weights_L = None if self._weights_L is None else self._weights_L.to(logits_BL)
+        return F.cross_entropy(
+            logits_BL, labels, weights_L, reduction="sum", label_smoothing=self.config.label_smoothing
+        )
 
     def _logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
         logits_BL: torch.Tensor = output.logits
         return logits_BL.double() if logits_BL.dtype == torch.float64 else logits_BL.float()
 
 
-def _check_trunk(model: nn.Module, missing: Collection[str]) -> None:
-    """Raise ValueError where the folder lacks weights below the head: training would start from chance.
-
-    BERT's pooler counts to the head; language models have none.
-    """
-    below = sorted(
-        name for name in missing if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name
-    )
-    if below:
-        raise ValueError(f"the weights lack {len(below)} tensors, such as {below[0]}")
-
-
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turn what transformers raises for a folder that does not fit into a ModelError."""
-    from safetensors import SafetensorError
-
+def _number(label: Any) -> float | None:
     try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"{path}: cannot be fine-tuned as a sequence classifier: {reason}; "
-            "give a folder with config.json, model.safetensors and a tokenizer of a family in transformers"
-        ) from error
+        number = float(label)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _numbers_first(label: str) -> tuple[int, int, str]:
+    return (0, int(label), "") if label.isdecimal() else (1, 0, label)
+
+
+def _softmax(logits_L: np.ndarray) -> np.ndarray:
+    exponents_L: np.ndarray = np.exp(logits_L.astype(np.float64) - logits_L.max())
+    return np.asarray(exponents_L / exponents_L.sum())
