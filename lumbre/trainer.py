@@ -72,8 +72,10 @@ class Evaluator(Protocol):
 class Selection(Protocol):
     """What the evaluations of a run decide: when it ends early, and which weights are kept."""
 
-    done: bool
-    """Whether the run ends here."""
+    @property
+    def done(self) -> bool:
+        """Whether the run ends here."""
+        ...
 
     def observe(self, engine: Engine, step: int, metrics: Mapping[str, float]) -> None:
         """Take an evaluation's metrics; every rank calls."""
