@@ -60,4 +60,5 @@ def examples() -> Examples:
 @pytest.fixture(scope="session")
 def task(folders: dict[str, Path], examples: Examples) -> Classification:
     """Return the task for the BERT."""
-    return ClassificationConfig(max_length=32).build(str(folders["bert"]), examples)
+    config = ClassificationConfig(max_length=32)
+    return config.build(str(folders["bert"]), config.learn(examples))

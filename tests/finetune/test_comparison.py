@@ -21,7 +21,7 @@ def comparison(pretrained: dict[int, float], scratch: dict[int, float]) -> Compa
         for model, of_seed in both.items()
         for seed, value in of_seed.items()
     ]
-    return Comparison("accuracy", rows)
+    return Comparison(["accuracy"], rows)
 
 
 def strict(table: dict[str, Any]) -> dict[str, Any]:
@@ -72,13 +72,17 @@ def test_equal_gains_have_no_multiple_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({1: 0.8}, "accuracy 0.800 with one seed"),
-        ({1: 0.8, 2: 0.7, 3: 0.6}, "accuracy 0.700, standard deviation 0.100 over 3 seeds"),
+        ({1: 0.8}, "accuracy 0.800 on the test split with one seed"),
+        (
+            {1: 0.8, 2: 0.7, 3: 0.6},
+            "accuracy 0.700, standard deviation 0.100 over 3 seeds, on the test split",
+        ),
     ],
 )
 def test_without_a_comparison_the_seeds_are_summed_up(values: dict[int, float], expected: str) -> None:
     table = strict(comparison(values, {}).table())
-    assert table == {"rows": comparison(values, {}).results, "summary": expected, "gain": None}
+    rows = comparison(values, {}).results
+    assert table == {"metrics": ["accuracy"], "rows": rows, "summary": expected, "gain": None}
     gain = comparison(values, {}).gain()
     assert gain is None
 
@@ -91,3 +95,41 @@ def test_the_table_shows_every_run_and_the_summary(capsys: pytest.CaptureFixture
         for seed, value in of_seed.items():
             assert [model, str(seed), f"{value:.3f}", "1.000"] in cells
     assert comparison(PRETRAINED, SCRATCH).summary() in " ".join(shown.split())
+
+
+def on_a_grid(validation: dict[float, list[float]], test: dict[float, list[float]]) -> Comparison:
+    """Return the comparison of runs by learning rate, a seed each place of the lists."""
+    rows = [
+        {
+            "model": "pretrained",
+            "seed": seed,
+            "point": {"optimizer.learning_rate": rate},
+            "split": "test",
+            "accuracy": test[rate][seed],
+            "validation": {"accuracy": value},
+        }
+        for rate, values in validation.items()
+        for seed, value in enumerate(values)
+    ]
+    return Comparison(["accuracy"], rows)
+
+
+def test_the_grids_choice_is_made_on_validation_and_told_on_test() -> None:
+    """The setting that happens to be best on test is not looked at."""
+    grid = on_a_grid({1e-4: [0.8, 0.8], 1e-3: [0.9, 0.6]}, {1e-4: [0.5, 0.7], 1e-3: [0.99, 0.99]})
+    assert grid.chosen("pretrained")[0] == {"optimizer.learning_rate": 1e-4}
+    assert grid.of("pretrained") == {0: 0.5, 1: 0.7}
+    assert grid.table()["chosen"] == {"pretrained": {"optimizer.learning_rate": 1e-4}}
+    assert grid.summary() == (
+        "Of 2 settings the best on validation is optimizer.learning_rate 0.0001 (accuracy 0.800 there). "
+        "accuracy 0.600, standard deviation 0.141 over 2 seeds, on the test split"
+    )
+
+
+def test_the_grids_table_has_validation_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    show(on_a_grid({1e-4: [0.8], 1e-3: [0.9]}, {1e-4: [0.123], 1e-3: [0.5]}))
+    shown = capsys.readouterr().out
+    assert "0.800" in shown
+    assert "0.900" in shown
+    assert "0.500" in shown
+    assert "0.123" not in shown

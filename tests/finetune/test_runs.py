@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from finetune.config import FinetuneConfig
+from finetune.examples import Split
 from finetune.identity import fingerprints, identity, recipe
-from finetune.run import recall, variants
+from finetune.run import recall
 from finetune.tasks import Classification
+from finetune.variants import variants
 from lumbre.config import load
 from lumbre.errors import ConfigError
 
@@ -69,11 +71,16 @@ def test_a_variants_config_asks_for_that_run_alone(base: dict[str, Any], tmp_pat
         assert alone.start == run.start
 
 
+def wanted(config: FinetuneConfig) -> dict[str, Any]:
+    """Return the recipe of the run on 64 rows."""
+    return recipe(config, INPUTS, config.train.resolved(64).steps)
+
+
 def finished(config: FinetuneConfig) -> dict[str, Any]:
     """Leave what a complete run leaves; return its row."""
     row = {"model": "pretrained", "seed": 1, "accuracy": 0.5}
     (config.folder / "model").mkdir(parents=True)
-    result = {"rows": [row], "recipe": recipe(config, INPUTS)}
+    result = {"rows": [row], "recipe": wanted(config)}
     (config.folder / "results.json").write_text(json.dumps(result))
     return row
 
@@ -87,7 +94,7 @@ def test_a_result_is_recalled_where_nothing_that_shapes_it_has_changed(
 ) -> None:
     row = finished(read(base, tmp_path))
     config = read(base, tmp_path, override)
-    assert recall(config.folder, recipe(config, INPUTS)) == (row, "")
+    assert recall(config.folder, wanted(config)) == (row, "")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,7 @@ def test_a_result_of_other_settings_is_refused_by_name(
     """A complete run trains no more: its numbers must not be told as those of another config."""
     finished(read(base, tmp_path))
     config = read(base, tmp_path, override)
-    row, fault = recall(config.folder, recipe(config, INPUTS))
+    row, fault = recall(config.folder, wanted(config))
     assert row is None
     first, *lines = fault.splitlines()
     assert first == f"{config.folder}: is complete with other settings; set another name, or the keys back:"
@@ -120,37 +127,44 @@ def test_a_result_of_other_settings_is_refused_by_name(
 def test_more_steps_go_on_with_a_complete_run(base: dict[str, Any], tmp_path: Path) -> None:
     finished(read(base, tmp_path))
     config = read(base, tmp_path, "train.steps=20")
-    assert recall(config.folder, recipe(config, INPUTS)) == (None, "")
+    assert recall(config.folder, wanted(config)) == (None, "")
 
 
 def test_a_run_without_its_model_is_not_complete(base: dict[str, Any], tmp_path: Path) -> None:
     config = read(base, tmp_path)
     finished(config)
     shutil.rmtree(config.folder / "model")
-    assert recall(config.folder, recipe(config, INPUTS)) == (None, "")
+    assert recall(config.folder, wanted(config)) == (None, "")
+
+
+def split(task: Classification, *pairs: tuple[str, str]) -> dict[str, Split]:
+    """Return texts and labels as a training split."""
+    return {
+        "train": Split(rows=[row for text, y in pairs for row in task.encode({"text": text, "label": y})])
+    }
 
 
 def test_what_a_run_reads_is_part_of_its_identity(
     base: dict[str, Any], tmp_path: Path, folders: dict[str, Path], task: Classification
 ) -> None:
     """A record or a weight that has changed in place makes it another run; reading twice does not."""
-    rows = {"train": [task.encode({"text": "def build", "label": label}) for label in "ab"]}
+    rows = split(task, ("def build", "a"), ("def build", "b"))
     model = tmp_path / "model"
     shutil.copytree(folders["bert"], model)
     before = fingerprints(str(model), rows)
     assert fingerprints(str(model), rows) == before == fingerprints(str(folders["bert"]), rows)
-    changed = {"train": [*rows["train"][:1], task.encode({"text": "def built", "label": "b"})]}
+    changed = split(task, ("def build", "a"), ("def built", "b"))
     other = fingerprints(str(model), changed)
     assert other["data examples"] != before["data examples"]
     assert other["model files"] == before["model files"]
-    relabelled = {"train": [*rows["train"][:1], task.encode({"text": "def build", "label": "a"})]}
+    relabelled = split(task, ("def build", "a"), ("def build", "a"))
     assert fingerprints(str(model), relabelled)["data examples"] != before["data examples"]
     content = bytearray((model / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (model / "model.safetensors").write_bytes(content)
     assert fingerprints(str(model), rows)["model files"] != before["model files"]
     config = read(base, tmp_path)
-    assert before.items() <= identity(config, before).items() <= recipe(config, before).items()
+    assert before.items() <= identity(config, before).items() <= recipe(config, before, 10).items()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +179,14 @@ def test_what_a_run_reads_is_part_of_its_identity(
             ["task.max_length=49"],
             "task.max_length: 49 tokens, and the model has 48 positions; set it to 48 or",
         ),
+        (["train.steps=null"], "train.steps: the length is not told; set one of steps and epochs"),
+        (["train.epochs=2"], "train.steps: the length is told twice"),
+        (
+            ["grid={optimizer.learning_rat: [1]}"],
+            "grid.optimizer.learning_rat: is no key of a run; such keys are optimizer.learning_rate",
+        ),
+        (["grid={train.steps: []}"], "grid.train.steps: has no value; give a list of values"),
+        (["selection.min_gain=0.1"], "selection.min_gain: nothing is chosen by it"),
         (["seeds=[1, 1]"], "seeds: [1, 1] repeats a seed"),
         (["seeds=[18446744073709551616]"], "seeds.0: should be less than 9223372036854775808"),
         (["model.from_scratch=true", "compare_with_scratch=true"], "compare_with_scratch: the model is from"),
@@ -187,3 +209,40 @@ def test_gpt2_states_its_limit_in_its_own_words(
 ) -> None:
     with pytest.raises(ConfigError, match="49 tokens, and the model has 48 positions"):
         read(base, tmp_path, f"model.path={folders['gpt2']}", "task.max_length=49")
+
+
+def test_every_point_of_a_grid_runs_with_every_seed(base: dict[str, Any], tmp_path: Path) -> None:
+    grid = "grid={optimizer.learning_rate: [1.0e-4, 1.0e-3], train.epochs: [1, 2.5]}"
+    runs = variants(read(base, tmp_path, grid, "seeds=[4, 9]"))
+    found = [(run.config.optimizer.learning_rate, run.config.train.epochs, run.config.seed) for run in runs]
+    assert found == [(rate, epochs, seed) for rate in (1e-4, 1e-3) for epochs in (1, 2.5) for seed in (4, 9)]
+    assert all(run.config.train.steps is None for run in runs)
+    assert len({run.config.folder for run in runs}) == 8
+    assert runs[-1].point == {"optimizer.learning_rate": 1e-3, "train.epochs": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ("grid={optimizer.learning_rate: [-1]}", "grid.optimizer.learning_rate: -1: "),
+        ("grid={train.global_batch_size: [6]}", "train.global_batch_size: 6 is not micro_batch_size x"),
+    ],
+)
+def test_a_value_of_the_grid_that_cannot_be_is_told_before_the_first_run(
+    base: dict[str, Any], tmp_path: Path, grid: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        variants(read(base, tmp_path, grid))
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rows", "steps", "evals"), [(1, 16, 2, 2), (2.5, 17, 6, 3), (0.01, 9, 1, 2)]
+)
+def test_epochs_become_steps(
+    base: dict[str, Any], tmp_path: Path, epochs: float, rows: int, steps: int, evals: int
+) -> None:
+    """With a global batch of 8: passes over the rows, each followed by an evaluation."""
+    config = read(base, tmp_path, "train.steps=null", f"train.epochs={epochs}")
+    length = config.train.resolved(rows)
+    assert (length.steps, length.eval_every, length.batch_sizes) == (steps, evals, (8, 4))

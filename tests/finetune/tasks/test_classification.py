@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import classification_report
 
-from finetune.data import Examples
-from finetune.tasks import Classification, ClassificationConfig
+from finetune.data import Example, Examples
+from finetune.examples import Skips, encoded, usable
+from finetune.tasks import Classification, ClassificationConfig, Row
 from lumbre.errors import DataError, ModelError
 
 CAUSAL_AND_NOT = ("bert", "gpt2")
@@ -21,16 +22,27 @@ CAUSAL_AND_NOT = ("bert", "gpt2")
 
 def made(folders: dict[str, Path], examples: Examples, family: str) -> tuple[Classification, torch.nn.Module]:
     """Return the task and its model for a family, the model in evaluation mode."""
-    task = ClassificationConfig(max_length=32).build(str(folders[family]), examples)
+    task = built(folders[family], examples, max_length=32)
     torch.manual_seed(5)
-    return task, task.build_model(str(folders[family]), from_scratch=False).eval()
+    return task, task.build_model(str(folders[family]), from_scratch=False).model.eval()
+
+
+def built(folder: Path, examples: Examples, **keys: Any) -> Classification:
+    """Return the task of a folder for the examples."""
+    config = ClassificationConfig(**keys)
+    return config.build(str(folder), config.learn(examples))
+
+
+def rows_of(task: Classification, examples: Sequence[Example]) -> list[Row]:
+    """Return each example's row."""
+    return [row for example in examples for row in task.encode(example)]
 
 
 @pytest.mark.parametrize("family", CAUSAL_AND_NOT)
 def test_the_loss_is_hugging_faces_own(folders: dict[str, Path], examples: Examples, family: str) -> None:
     """Sums over micro batches, divided by all examples, are the mean that their model returns for all."""
     task, model = made(folders, examples, family)
-    rows = [task.encode(example) for example in examples["train"]]
+    rows = rows_of(task, examples["train"])
     with torch.no_grad():
         terms = [task.loss(model, task.collate(rows[at : at + 5])).terms["loss"] for at in range(0, 18, 5)]
         theirs = model(**task.collate(rows)).loss
@@ -41,7 +53,7 @@ def test_the_loss_is_hugging_faces_own(folders: dict[str, Path], examples: Examp
 
 def test_the_counts_are_those_of_the_loss(task: Classification, examples: Examples) -> None:
     """The trainer divides by what it counted before the forward pass."""
-    rows = [task.encode(example) for example in examples["train"][:5]]
+    rows = rows_of(task, examples["train"][:5])
     batch = task.collate(rows)
     assert task.counts(batch) == {"loss": 5.0}
     assert task.tokens(batch) == sum(len(row["input_ids"]) for row in rows)
@@ -50,31 +62,32 @@ def test_the_counts_are_those_of_the_loss(task: Classification, examples: Exampl
 @pytest.mark.parametrize("family", CAUSAL_AND_NOT)
 def test_padding_changes_nothing(folders: dict[str, Path], examples: Examples, family: str) -> None:
     task, model = made(folders, examples, family)
-    rows = [task.encode(example) for example in examples["train"][:6]]
+    rows = rows_of(task, examples["train"][:6])
     assert len({len(row["input_ids"]) for row in rows}) > 3
     with torch.no_grad():
         padded = task.predict(model, task.collate(rows))
         alone = [task.predict(model, task.collate([row])) for row in rows]
-    assert torch.equal(padded[0], torch.cat([labels for labels, _ in alone]))
-    torch.testing.assert_close(padded[1], torch.cat([losses for _, losses in alone]), rtol=1e-5, atol=1e-6)
+    ours, theirs = np.stack(padded.outputs), np.stack([one.outputs[0] for one in alone])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert padded.loss == pytest.approx(sum(one.loss for one in alone), rel=1e-5)
 
 
 def test_encode_cuts_a_text_to_max_length(task: Classification) -> None:
     """The tokens that close a sequence stay."""
-    encoded = task.encode({"text": "def build(self):\n" * 50, "label": "b"})
-    ids = encoded["input_ids"]
+    (row,) = task.encode({"text": "def build(self):\n" * 50, "label": "b"})
+    ids = row["input_ids"]
     assert len(ids) == 32
     assert (ids[0], ids[-1]) == (task.tokenizer.cls_token_id, task.tokenizer.sep_token_id)
-    assert encoded["labels"].tolist() == [1]
-    assert len(task.encode({"text": "def", "label": "b"})["input_ids"]) < 32
+    assert row["labels"].tolist() == [1]
+    assert len(task.encode({"text": "def", "label": "b"})[0]["input_ids"]) < 32
 
 
 def test_scores_are_scikit_learns(task: Classification) -> None:
     """Held against the table that people read, on predictions that never hit one of the labels."""
     chance = np.random.default_rng(3)
-    targets, predictions = chance.integers(0, 5, 200), chance.integers(0, 4, 200)
+    targets, predictions = chance.choice(list("abc"), 200), chance.choice(list("ab"), 200)
     table = classification_report(targets, predictions, output_dict=True, zero_division=0)
-    score = task.score(predictions.astype(float), targets.astype(float))
+    score = task.score([{"label": one} for one in targets], [{"prediction": one} for one in predictions])
     assert list(score) == list(task.metrics)
     assert score["accuracy"] == pytest.approx((targets == predictions).mean())
     assert score["accuracy"] == pytest.approx(table["accuracy"])
@@ -82,21 +95,25 @@ def test_scores_are_scikit_learns(task: Classification) -> None:
 
 
 def test_predictions_and_losses_are_of_each_example(task: Classification, examples: Examples) -> None:
-    model = task.build_model(str(task.tokenizer.name_or_path), from_scratch=False).eval()
-    batch = task.collate([task.encode(example) for example in examples["test"]])
+    model = task.build_model(str(task.tokenizer.name_or_path), from_scratch=False).model.eval()
+    batch = task.collate(rows_of(task, examples["test"]))
     with torch.no_grad():
-        predictions, losses = task.predict(model, batch)
+        found = task.predict(model, batch)
         chances = model(**batch).logits.softmax(dim=1)
-    assert torch.equal(predictions, chances.argmax(dim=1))
-    chosen = chances[torch.arange(len(losses)), batch["labels"]]
-    torch.testing.assert_close(losses, -chosen.log(), rtol=1e-5, atol=1e-6)
+    predictions = task.decide(examples["test"], [[one] for one in found.outputs])
+    assert [one["prediction"] for one in predictions] == ["abc"[at] for at in chances.argmax(dim=1)]
+    for one, its in zip(predictions, chances.tolist(), strict=True):
+        assert list(one["probabilities"].values()) == pytest.approx(its, abs=1e-5)
+    chosen = chances[torch.arange(len(chances)), batch["labels"]]
+    assert found.loss == pytest.approx(float(-chosen.log().sum()), rel=1e-5)
+    assert found.count == len(chances)
 
 
 @pytest.mark.parametrize("from_scratch", [False, True])
 def test_the_config_names_the_labels(
     task: Classification, folders: dict[str, Path], from_scratch: bool
 ) -> None:
-    model: Any = task.build_model(str(folders["bert"]), from_scratch=from_scratch)
+    model: Any = task.build_model(str(folders["bert"]), from_scratch=from_scratch).model
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
 
@@ -106,7 +123,7 @@ def test_a_model_comes_in_training_mode(
     task: Classification, folders: dict[str, Path], from_scratch: bool
 ) -> None:
     """transformers loads weights in evaluation mode: dropout would begin after the first evaluation."""
-    model = task.build_model(str(folders["bert"]), from_scratch=from_scratch)
+    model = task.build_model(str(folders["bert"]), from_scratch=from_scratch).model
     assert all(module.training for module in model.modules())
 
 
@@ -117,7 +134,7 @@ def test_pretrained_weights_are_the_folders_and_fresh_ones_the_seeds(
 
     def weights(seed: int, from_scratch: bool) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
-        return task.build_model(str(folders["bert"]), from_scratch=from_scratch).state_dict()
+        return task.build_model(str(folders["bert"]), from_scratch=from_scratch).model.state_dict()
 
     name = "bert.encoder.layer.1.output.dense.weight"
     for seed in (1, 2):
@@ -130,7 +147,7 @@ def test_pretrained_weights_are_the_folders_and_fresh_ones_the_seeds(
     assert not torch.equal(weights(1, False)[head], weights(2, False)[head])
 
 
-def without(records: list[dict[str, str]], at: int, **changes: str | None) -> list[dict[str, str | None]]:
+def without(records: list[Example], at: int, **changes: str | None) -> list[Example]:
     """Return the records with one changed; None takes the field away."""
     changed = {key: value for key, value in {**records[at], **changes}.items() if value is not None}
     return [*records[:at], changed, *records[at + 1 :]]
@@ -141,33 +158,117 @@ def without(records: list[dict[str, str]], at: int, **changes: str | None) -> li
     [
         ("train", {"text": None}, 'train record 3: has no field \'text\': {"label": "c"}'),
         ("validation", {"label": None}, "validation record 3: has no field 'label'"),
-        (
-            "test",
-            {"label": "d"},
-            r"test: labels ['d'] are not in the training split, which has ['a', 'b', 'c']",
-        ),
+        ("train", {"text": " "}, "train record 3: the field 'text' is an empty text"),
+        ("test", {"label": "d"}, "test record 3: the label 'd' is not among the labels of training"),
     ],
 )
-def test_a_record_that_cannot_be_learned_is_named(
+def test_a_record_that_cannot_be_learned_is_named_or_skipped(
     examples: Examples, folders: dict[str, Path], split: str, change: dict[str, str | None], expected: str
 ) -> None:
-    faulty = {**examples, split: without(examples[split], 2, **change)}  # type: ignore[arg-type]
+    faulty = {**examples, split: without(examples[split], 2, **change)}
+    config = ClassificationConfig()
+
+    def read(policy: Any, skips: Skips) -> dict[str, int]:
+        records = usable(config, faulty, policy, skips)
+        task = config.build(str(folders["bert"]), config.learn(examples))
+        return {name: len(one.rows) for name, one in encoded(task, records, policy, skips).items()}
+
     with pytest.raises(DataError) as caught:
-        ClassificationConfig().build(str(folders["bert"]), faulty)
+        read("error", Skips())
     assert expected in str(caught.value)
+    assert "data.on_bad_example=skip" in str(caught.value)
+    skips = Skips()
+    sizes = {name: len(records) for name, records in examples.items()}
+    assert read("skip", skips) == {**sizes, split: sizes[split] - 1}
+    (line,) = skips.lines()
+    assert line.startswith(f"{split}: 1 left out: ")
+    assert line.endswith("(the first is record 3)")
 
 
-def test_a_null_field_is_named(examples: Examples, folders: dict[str, Path]) -> None:
-    faulty = {**examples, "train": [{"text": None, "label": "a"}, *examples["train"]]}
-    with pytest.raises(DataError, match="train record 1: the field 'text' is null"):
-        ClassificationConfig().build(str(folders["bert"]), faulty)
+def test_a_null_field_is_named(task: Classification) -> None:
+    fault = task.config.fault({"text": None, "label": "a"})
+    assert fault == 'the field \'text\' is null: {"text": null, "label": "a"}'
 
 
-def test_one_label_is_nothing_to_learn(folders: dict[str, Path]) -> None:
+def test_one_label_is_nothing_to_learn() -> None:
     """transformers would make it a regression."""
-    one = [{"text": "def", "label": "a"}]
     with pytest.raises(DataError, match="every record has the label 'a'"):
-        ClassificationConfig().build(str(folders["bert"]), {"train": one, "validation": one, "test": one})
+        ClassificationConfig().learn({"train": [{"text": "def", "label": "a"}]})
+
+
+def test_pairs_are_told_apart_by_token_types(folders: dict[str, Path], examples: Examples) -> None:
+    """As transformers' tokenizer and BERT have it."""
+    pairs: Examples = {
+        name: [{**one, "other": str(one["text"])[::-1]} for one in its] for name, its in examples.items()
+    }
+    task = built(folders["bert"], pairs, pair_field="other", max_length=24)
+    rows = rows_of(task, pairs["train"])
+    texts = [[one["text"], one["other"]] for one in pairs["train"]]
+    theirs = task.tokenizer(texts, truncation=True, max_length=24, padding=True, return_tensors="pt")
+    batch = task.collate(rows)
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert torch.equal(batch[name], theirs[name])
+    assert batch["token_type_ids"].any()
+
+
+CLASSES = {"a": 3.0, "c": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("keys", "theirs"),
+    [
+        ({"class_weights": CLASSES}, torch.nn.CrossEntropyLoss(torch.tensor([3.0, 1.0, 0.25]))),
+        ({"label_smoothing": 0.2}, torch.nn.CrossEntropyLoss(label_smoothing=0.2)),
+        ({"class_weights": "balanced"}, torch.nn.CrossEntropyLoss(torch.tensor([18 / 3 / 6] * 3))),
+    ],
+)
+def test_weighted_and_smoothed_losses_are_torchs_over_any_micro_batches(
+    folders: dict[str, Path], examples: Examples, keys: dict[str, Any], theirs: torch.nn.CrossEntropyLoss
+) -> None:
+    """The weighted mean over the whole batch, however it was cut."""
+    task = built(folders["bert"], examples, max_length=32, **keys)
+    model = task.build_model(str(folders["bert"]), from_scratch=False).model.eval()
+    rows = rows_of(task, examples["train"])
+    with torch.no_grad():
+        terms = [task.loss(model, task.collate(rows[at : at + 5])).terms["loss"] for at in range(0, 18, 5)]
+        batch = task.collate(rows)
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    ours = sum(float(term.sum) for term in terms) / sum(term.count for term in terms)
+    assert ours == pytest.approx(float(theirs(logits, batch["labels"])), rel=1e-5)
+
+
+@pytest.mark.parametrize("problem", ["multi_label", "regression"])
+def test_several_labels_and_numbers_have_hugging_faces_loss(
+    folders: dict[str, Path], examples: Examples, problem: str
+) -> None:
+    chance = np.random.default_rng(1)
+
+    def label() -> Any:
+        return (
+            float(chance.normal()) if problem == "regression" else list(chance.permutation(list("abc"))[:2])
+        )
+
+    given = {name: [{"text": one["text"], "label": label()} for one in its] for name, its in examples.items()}
+    given["train"][0]["label"] = 0.5 if problem == "regression" else []
+    task = built(folders["bert"], given, problem=problem, max_length=32)
+    model: Any = task.build_model(str(folders["bert"]), from_scratch=False).model.eval()
+    rows = rows_of(task, given["train"])
+    with torch.no_grad():
+        terms = [task.loss(model, task.collate(rows[at : at + 5])).terms["loss"] for at in range(0, 18, 5)]
+        theirs = model(**task.collate(rows)).loss
+        found = task.predict(model, task.collate(rows_of(task, given["test"])))
+    ours = sum(float(term.sum) for term in terms) / sum(term.count for term in terms)
+    assert ours == pytest.approx(float(theirs), rel=1e-5)
+    predictions = task.decide(given["test"], [[one] for one in found.outputs])
+    assert set(task.score(given["test"], predictions)) == set(task.metrics)
+
+
+def test_numbers_are_named_by_the_labels_of_the_config() -> None:
+    config = ClassificationConfig(labels=["bad", "good"])
+    assert config.learn({"train": [{"text": "x", "label": 1}]})["labels"] == ["bad", "good"]
+    assert config.names({"label": 0}) == ["bad"]
+    assert config.names({"label": "good"}) == ["good"]
+    assert "kept back" in config.fault({"text": "x", "label": -1})
 
 
 def lose_the_trunk(folder: Path) -> None:
@@ -220,7 +321,7 @@ def test_a_folder_that_cannot_classify_is_explained(
 def test_a_folder_of_no_hugging_face_family_learns_too(folders: dict[str, Path], examples: Examples) -> None:
     """Model type `lumbre`, whose classes are registered with transformers'."""
     task, model = made(folders, examples, "own")
-    batch = task.collate([task.encode(example) for example in examples["train"][:8]])
+    batch = task.collate(rows_of(task, examples["train"][:8]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
     losses = []
     for _ in range(40):
@@ -238,7 +339,7 @@ def test_a_folder_without_a_tokenizer_is_explained(
     for name in ("config.json", "model.safetensors"):
         shutil.copy(folders["bert"] / name, tmp_path / name)
     with pytest.raises(ModelError, match="it has no tokenizer"):
-        ClassificationConfig().build(str(tmp_path), examples)
+        built(tmp_path, examples)
 
 
 def test_a_tokenizer_without_padding_pads_with_its_last_token(
@@ -253,11 +354,11 @@ def test_a_tokenizer_without_padding_pads_with_its_last_token(
         (folder / name).write_text(json.dumps(content))
     task, model = made({"gpt2": folder}, examples, "gpt2")
     assert task.tokenizer.pad_token == task.tokenizer.eos_token
-    rows = [task.encode(example) for example in examples["train"][:4]]
+    rows = rows_of(task, examples["train"][:4])
     with torch.no_grad():
-        together = task.predict(model, task.collate(rows))[1]
-        alone = torch.cat([task.predict(model, task.collate([row]))[1] for row in rows])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+        together = task.predict(model, task.collate(rows)).loss
+        alone = sum(task.predict(model, task.collate([row])).loss for row in rows)
+    assert together == pytest.approx(alone, rel=1e-5)
 
 
 def test_a_tokenizer_larger_than_the_model_is_explained(
