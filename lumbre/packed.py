@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 
 PACKED = (".gz", ".zst", ".xz", ".bz2")
 BUFFER_BYTES = 1 << 16
+"""What is read at once: lines are long, and what Python reads by itself is a page."""
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What is raised where a file, packed or not, cannot be read on."""
 
@@ -38,4 +39,4 @@ def open_unpacked(path: Path) -> BinaryIO:
 
             stream = pa.CompressedInputStream(str(path), "zstd")
             return cast(BinaryIO, io.BufferedReader(stream, BUFFER_BYTES))
-    return path.open("rb")
+    return path.open("rb", buffering=BUFFER_BYTES)

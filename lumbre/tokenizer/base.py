@@ -7,7 +7,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count, islice, takewhile
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,16 +105,32 @@ class Tokenizer:
     ) -> list[np.ndarray]:
         """Return the ids (uint32) of each document, its begin and end tokens included.
 
+        `ids` stands for the method of that name.
+        """
+        joined, lengths = self.encode_joined(texts, np.dtype(np.uint32), ids)
+        ends = np.cumsum(lengths)
+        return [joined[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+    def encode_joined(
+        self,
+        texts: Sequence[str],
+        dtype: np.dtype,
+        ids: Callable[[list[str]], list[np.ndarray]] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all documents in one array, and how many there are of each (int64).
+
         A long document is encoded in pieces cut where a word begins: the library's memory is some hundred
         bytes a token. The ids are those of the whole text for the tokenizers that are trained here; where
-        the text has no such place (a megabyte without a space), it is cut anyway. `ids` stands for the
-        method of that name.
+        the text has no such place (a megabyte without a space), it is cut anyway.
         """
         pieces = [self.pieces(text) for text in texts]
         encoded = iter((ids or self.ids)([piece for document in pieces for piece in document]))
         begin = np.asarray(self.document_begin, dtype=np.uint32)
         end = np.asarray(self.document_end, dtype=np.uint32)
-        return [np.concatenate([begin, *islice(encoded, len(document)), end]) for document in pieces]
+        documents = [[begin, *islice(encoded, len(document)), end] for document in pieces]
+        lengths = np.array([sum(map(len, parts)) for parts in documents], dtype=np.int64)
+        parts = [np.empty(0, dtype=np.uint32), *chain.from_iterable(documents)]
+        return np.concatenate(parts, dtype=dtype, casting="same_kind"), lengths
 
     def pieces(self, text: str) -> list[str]:
         """Return the pieces that a text is encoded in."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..shards import Shard, SplitName
-from .disk import whole_file, write_whole
+from .disk import Hashed, whole_file, write_whole
 from .journal import Journal
 from .splits import Splits
 from .workers import Report
@@ -134,9 +134,10 @@ class WriteShard:
         """Copy the tokens of the documents out of their units; `report` is told the bytes written."""
         documents = total = 0
         with (
-            whole_file(self.out / f"{self.name}.tokens") as tokens,
-            whole_file(self.out / f"{self.name}.offsets") as offsets,
+            whole_file(self.out / f"{self.name}.tokens") as tokens_file,
+            whole_file(self.out / f"{self.name}.offsets") as offsets_file,
         ):
+            tokens, offsets = Hashed(tokens_file), Hashed(offsets_file)
             offsets.write(np.zeros(1, dtype="<i8"))
             for places in self._places():
                 ends = np.cumsum(places["length"])

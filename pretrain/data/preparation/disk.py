@@ -33,7 +33,7 @@ CLOSED = {
 
 
 class Hashed:
-    """A file that is being written, and the SHA-256 of what has been."""
+    """A stream that is being written, and the SHA-256 of what has been."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -41,7 +41,7 @@ class Hashed:
 
     def write(self, content: bytes | np.ndarray) -> None:
         """Append bytes, or an array's."""
-        raw = content if isinstance(content, bytes) else content.view(np.uint8).data
+        raw = content if isinstance(content, bytes) else content.data
         self._stream.write(raw)
         self._hash.update(raw)
 
@@ -51,12 +51,12 @@ class Hashed:
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Hashed]:
+def whole_file(file: Path) -> Iterator[BinaryIO]:
     """Write a file that is there in full when the context ends well, and not at all before."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as stream:
-            yield Hashed(stream)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)
@@ -65,11 +65,10 @@ def whole_file(file: Path) -> Iterator[Hashed]:
         raise
 
 
-def write_whole(file: Path, content: bytes | np.ndarray) -> str:
-    """Write a file that is there in full or not at all, and return its SHA-256."""
+def write_whole(file: Path, content: bytes | np.ndarray) -> None:
+    """Write a file that is there in full or not at all."""
     with whole_file(file) as stream:
-        stream.write(content)
-    return stream.sha256
+        stream.write(content if isinstance(content, bytes) else content.data)
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -10,15 +10,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 
 from ..skips import EMPTY, Skip, Skips
 from ..sources import BadDocument, Document
-from .disk import Hashed, clear_unfinished, whole_file, write_whole
+from .disk import clear_unfinished, whole_file, write_whole
 from .reader import Reader, Unit
 
 BATCH_CHARACTERS = 1 << 20
@@ -44,7 +44,8 @@ INDEX = np.dtype(
 class Encodes(Protocol):
     """What turns documents into tokens; the ids are a function of the documents of one call."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+    def encode_joined(self, texts: Sequence[str], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all documents in one array, and how many there are of each."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Journal:
                 while not is_last and done < end:
                     batch = _batch(documents, end - done)
                     is_last = not batch
-                    done += writer.add(batch)
+                    done += writer.add(batch) if batch else 0
                     report(done)
             record = UnitRecord(piece + 1, items.count, done, skips.by_reason)
             record.save(self._record(number) if is_last else self._piece(number, piece, "json"))
@@ -162,8 +163,8 @@ class _Piece:
         encoder: Encodes,
         dtype: np.dtype,
         skips: Skips,
-        tokens: Hashed,
-        index: Hashed,
+        tokens: BinaryIO,
+        index: BinaryIO,
     ) -> None:
         self._place = (number, piece)
         self._unit = unit
@@ -177,25 +178,23 @@ class _Piece:
 
     def add(self, batch: list[Document]) -> int:
         """Tokenize and write documents; return the bytes of their text."""
-        encoded = self._encoder.encode_batch([document.text for document in batch]) if batch else []
-        rows: list[tuple[int, ...]] = []
-        kept: list[np.ndarray] = []
-        size = 0
-        for document, ids in zip(batch, encoded, strict=True):
-            raw = document.text.encode()
-            size += len(raw)
-            if not len(ids):
-                self._skips.add(EMPTY, lambda document=document: self._reader.place(self._unit, document))  # type: ignore[misc]
-                continue
-            order, split = np.frombuffer(hashlib.blake2b(raw, digest_size=16).digest(), "<u8").tolist()
-            place = (self._unit.source, document.file, document.record, *self._place)
-            rows.append((order, split, *place, self._total, len(ids)))
-            kept.append(ids)
-            self._total += len(ids)
-        if rows:
-            self._tokens.write(np.concatenate(kept, dtype=self._dtype, casting="same_kind"))
-            self._index.write(np.array(rows, dtype=INDEX))
-        return size
+        tokens, lengths = self._encoder.encode_joined([document.text for document in batch], self._dtype)
+        for document in compress(batch, lengths == 0):
+            self._skips.add(EMPTY, lambda document=document: self._reader.place(self._unit, document))  # type: ignore[misc]
+        raw = [document.text.encode() for document in batch]
+        hashes = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in raw)
+        rows = np.empty(len(batch), dtype=INDEX)
+        rows["order"], rows["split"] = np.frombuffer(hashes, dtype="<u8").reshape(-1, 2).T
+        rows["source"] = self._unit.source
+        rows["file"] = [document.file for document in batch]
+        rows["record"] = [document.record for document in batch]
+        rows["unit"], rows["piece"] = self._place
+        rows["start"] = self._total + np.cumsum(lengths) - lengths
+        rows["length"] = lengths
+        self._tokens.write(tokens.data)
+        self._index.write(rows[lengths > 0].data)
+        self._total += len(tokens)
+        return sum(map(len, raw))
 
 
 class _Counted:

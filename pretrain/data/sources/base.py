@@ -178,7 +178,7 @@ def _checked(document: Document | BadDocument) -> Document | BadDocument:
         if "\0" in document.text:
             return BadDocument("NUL byte", document.file, document.record)
         try:
-            document.text.encode()
+            _ = document.text.isascii() or document.text.encode()
         except UnicodeEncodeError:  # half of a surrogate pair, written as a JSON escape
             return BadDocument("invalid Unicode", document.file, document.record)
     return document

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import orjson
+
 from lumbre.packed import is_packed, open_unpacked, with_packed
 
 from .base import BadDocument, Document, FaultError, Part, decoded, text_of
@@ -32,9 +34,17 @@ class JsonlConfig(FilesConfig):
                 if not raw.strip():
                     continue
                 try:
-                    yield Document(text_of(_parsed(raw, record), self.text_field), part.file, record)
+                    yield Document(self._text(raw, record), part.file, record)
                 except FaultError as fault:
                     yield fault.at(part.file, record)
+
+    def _text(self, raw: bytes, record: int) -> str:
+        """Return the text of a line; json judges what orjson does not take or finds no text in."""
+        try:
+            text = orjson.loads(raw)[self.text_field]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            text = None
+        return text if isinstance(text, str) else text_of(_parsed(raw, record), self.text_field)
 
     def place(self, path: Path, record: int) -> str:
         return line_of(path, record)

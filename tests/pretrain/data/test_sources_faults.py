@@ -1,17 +1,20 @@
 """What is broken in a file of any format is named with place, fault and remedy, or is one counted skip."""
 
+import json
 import os
 import random
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from lumbre.config import load
 from lumbre.errors import ConfigError, DataError
 from pretrain.data.config import DataConfig
-from pretrain.data.sources import CsvConfig, JsonlConfig, TextConfig
+from pretrain.data.sources import CsvConfig, JsonlConfig, Part, TextConfig
 from tests.pretrain.data.formats import NAMES, PACK, TABLES, read, table, write, write_table
 
 TEXTS = [f"text {index} " * 9 for index in range(150)]
@@ -93,6 +96,56 @@ def test_a_bad_line_of_json_is_an_error_with_line_fault_and_remedy(tmp_path, lin
         DataError, match=rf"a\.jsonl{packed}: line 2: {fault}.*, or set data\.on_bad_document"
     ):
         read(JsonlConfig(paths=[str(path)]))
+
+
+def by_json(line: bytes) -> str:
+    """Return the text of a line, or its fault, as the standard library reads it."""
+    try:
+        record = json.loads(line.decode().removeprefix("\ufeff"))
+    except UnicodeDecodeError:
+        return "invalid UTF-8"
+    except (ValueError, RecursionError):
+        return "not JSON"
+    if not isinstance(record, dict):
+        return "not a JSON object"
+    if not isinstance(text := record.get("text"), str):
+        return "field 'text' is not a string" if "text" in record else "no field 'text'"
+    if "\0" in text:
+        return "NUL byte"
+    return "invalid Unicode" if any("\ud800" <= letter <= "\udfff" for letter in text) else text
+
+
+VALUES = [
+    *(
+        b'"a"',
+        b'"\\u00e9\\ud83d\\ude00"',
+        b'"\\ud83d"',
+        b'"\\u0000"',
+        b'"a\tb"',
+        b'"\xff"',
+        b'"\xed\xa0\x80"',
+    ),
+    *(b"NaN", b"-Infinity", b"1e999", b"-0", b"01", b"1.", b"18446744073709551616", b"9" * 400, b"9" * 5000),
+    *(b"null", b"{}", b'["a"]', b"[" * 50_000, b"[" * 50_000 + b"]" * 50_000, b"'a'", b""),
+]
+PAIRS = st.tuples(st.sampled_from([b'"text"', b'"\\u0074ext"', b'"n"', b"text"]), st.sampled_from(VALUES))
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(PAIRS.map(b":".join), max_size=3).map(b", ".join),
+    st.sampled_from(
+        [(b"{", b"}"), (b"\xef\xbb\xbf{", b"} "), (b"[", b"]"), (b"{", b",}"), (b" {", b"}\x0b"), (b"", b"")]
+    ),
+)
+def test_a_line_of_json_is_what_the_standard_library_reads(tmp_path, inside, around):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(inside.join(around))
+    found = [
+        getattr(one, "text", None) or one.reason
+        for one in JsonlConfig(paths=[str(path)]).documents_in(path, Part(0, 0, 1 << 30))
+    ]
+    assert found == [by_json(inside.join(around))] * bool(inside.join(around).strip())
 
 
 @pytest.mark.parametrize("multiline", [True, False])
