@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt
 from torch import nn
 
 from lumbre.errors import ModelError
-from lumbre.optim.depth import distances, is_embedding, stacks
+from lumbre.optim.depth import distances, stacks
 
 from .base import MethodConfig
 
@@ -34,8 +34,7 @@ class FrozenConfig(MethodConfig):
             )
         trains = set(head)
         if self.trainable_layers:
-            near = {name for name, distance in below.items() if distance <= self.trainable_layers}
-            trains |= {name for name in near if not is_embedding(name)}
+            trains |= {name for name, distance in below.items() if distance <= self.trainable_layers}
         if not trains:
             raise ModelError(
                 "method: the model has no head of its own, and with the trunk frozen nothing trains; "

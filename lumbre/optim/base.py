@@ -8,7 +8,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 
 from lumbre.config import Choice
-from lumbre.optim.depth import distances
+from lumbre.errors import ConfigError, Problem
+from lumbre.optim.depth import distances, stacks
 
 
 class OptimizerConfig(Choice):
@@ -37,10 +38,14 @@ class OptimizerConfig(Choice):
     def param_groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
         """Split what trains into groups of one decay and one rate, `lr_scale` times the schedule's.
 
-        Tensors of two or more dimensions decay. The rate falls by layer_decay a block, from 1 above the last
-        one (Clark et al., 2020, arXiv:2003.10555, appendix B, one step nearer to the top).
+        Tensors of two or more dimensions decay. The rate falls by layer_decay a block, from the whole rate
+        above the last one (Bao et al., 2022, arXiv:2106.08254, as their code counts). Raises ConfigError
+        where it would fall and no parameter is named after a block.
         """
         named = dict(parameters)
+        if self.layer_decay < 1 and not stacks(named):
+            fault = "the model's parameters are not named after blocks, as in layers.3."
+            raise ConfigError([Problem("optimizer.layer_decay", fault, "leave it out")])
         below = distances(named) if self.layer_decay < 1 else dict.fromkeys(named, 0)
         groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
         for name, parameter in named.items():

@@ -24,25 +24,15 @@ def stacks(names: Iterable[str]) -> dict[str, int]:
 def distances(names: Iterable[str]) -> dict[str, int]:
     """Return each name's distance from the top: 0 for what stands above the blocks, 1 for the last block.
 
-    Embeddings stand one below the first block: of their own stack, or, shared by several or by none, of the
-    tallest. Each stack is counted by itself, an encoder's last block like a decoder's.
+    Each stack is counted by itself, an encoder's last block like a decoder's; embeddings, which stacks may
+    share, stand below the first block of the tallest.
     """
     names = list(names)
     heights = stacks(names)
-    tallest = max(heights.values(), default=0)
     out = {}
     for name in names:
-        found = BLOCK.search(name)
-        if found:
+        if found := BLOCK.search(name):
             out[name] = heights[name[: found.start()]] - int(found[1])
-        elif is_embedding(name):
-            own = [height for stack, height in heights.items() if stack and name.startswith(f"{stack}.")]
-            out[name] = (own[0] if own else tallest) + 1
         else:
-            out[name] = 0
+            out[name] = max(heights.values(), default=0) + 1 if EMBEDDING.search(name) else 0
     return out
-
-
-def is_embedding(name: str) -> bool:
-    """Whether the parameter is read before the first block: an embedding, or what is done to one."""
-    return BLOCK.search(name) is None and EMBEDDING.search(name) is not None

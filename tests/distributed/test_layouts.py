@@ -31,7 +31,7 @@ SERVED = [
     if (name, choice) != ("zero3", "selective")  # refused: see DeepSpeedConfig.problems
 ]
 BFLOAT16 = {"precision": "bfloat16"}
-FROZEN: dict[str, Any] = {"frozen": True, "layer_decay": 0.5}
+FROZEN: dict[str, Any] = {"method": {"type": "frozen", "trainable_layers": 1}, "layer_decay": 0.5}
 
 TWO_RANKS = [
     *({"id": f"{name}-2-{choice}", **LAYOUTS[name], **CHOICES[choice]} for name, choice in SERVED),

@@ -3,8 +3,8 @@
 Run by torchrun (or alone): worker.py FOLDER CASES_JSON, on CUDA devices where it sees them
 (CUDA_VISIBLE_DEVICES), else on the CPU. Each case trains a tiny encoder for some steps on batches with random
 target counts, the same global batches on any layout. A case may start from a checkpoint of another case,
-`"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`, train its last block alone,
-`"frozen": true`, and the lower ones slower, `"layer_decay": FACTOR`. Rank 0 writes
+`"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`, train some weights alone,
+`"method": CONFIG`, and lower blocks slower, `"layer_decay": FACTOR`. Rank 0 writes
 FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at, what
 it ran on and whether what was frozen has stayed, and FOLDER/ID.pt, the final weights of what trained.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from finetune.methods import FrozenConfig
+from finetune.methods import MethodConfig
 from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints
 from lumbre.engine import AccelerateConfig, DeepSpeedConfig, Engine, EngineConfig
@@ -202,8 +202,8 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     learner = learner_of(name)
     keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
     model = learner.attach_head(TransformerConfig.model_validate(keys).build())
-    if case.get("frozen"):
-        FrozenConfig(trainable_layers=1).apply(model, ())
+    if "method" in case:
+        model = MethodConfig.model_validate(case["method"]).apply(model, ())
     frozen = {name: one.clone() for name, one in model.named_parameters() if not one.requires_grad}
     engine = engine_config(case).build(model, optimizer, micro)
     rows = Rows()

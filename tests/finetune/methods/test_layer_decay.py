@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumbre.engine import AccelerateConfig
+from lumbre.errors import ConfigError
 from lumbre.optim import AdamWConfig
 from lumbre.optim.depth import distances
 from tests.finetune.methods.models import BUILDERS, build, head, loss
@@ -84,7 +85,7 @@ def test_every_parameter_that_trains_is_in_one_group(decay: float, frozen: int) 
 @pytest.mark.parametrize(
     ("name", "distance"),
     [
-        ("model.decoder.embed_positions.weight", 3),
+        ("model.decoder.embed_positions.weight", 4),
         ("model.encoder.layernorm_embedding.weight", 4),
         ("model.shared.weight", 4),
         ("base_model.model.model.encoder.layers.0.q.lora_A.default.weight", 3),
@@ -100,3 +101,10 @@ def test_names_of_other_families_are_placed(name: str, distance: int) -> None:
     blocks = [f"{prefix}model.encoder.layers.{i}.q.weight" for i in range(3)]
     blocks += [f"{prefix}model.decoder.layers.{i}.q.weight" for i in range(2)]
     assert distances([*blocks, name])[name] == distance
+
+
+def test_a_decay_over_blocks_that_are_not_there_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"optimizer.layer_decay: the model's parameters are not named after"
+    ):
+        AdamWConfig(learning_rate=1.0, layer_decay=0.9).param_groups(torch.nn.Linear(2, 2).named_parameters())
