@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from lumbre.errors import DataError, Problem
 from lumbre.packed import DAMAGE, open_unpacked
@@ -15,10 +15,14 @@ from .base import Example, Examples, ExamplesConfig
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("should be a file, or a list of files and globs")
+    return value
 
 
-Files = Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
+Files = Annotated[list[str], BeforeValidator(_listed)]
 """A file, a list of files, or globs (`**` for any depth) in sorted order."""
 
 

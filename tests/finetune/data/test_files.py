@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from finetune.data import JsonlConfig
-from lumbre.errors import DataError
+from finetune.data import ExamplesConfig, JsonlConfig
+from lumbre.config import load
+from lumbre.errors import ConfigError, DataError
 
 WHOLE = b'{"text": "one", "label": 1}\n'
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -69,6 +71,15 @@ def test_a_missing_file_is_a_config_problem(tmp_path: Path) -> None:
     (problem,) = config.all_problems("data.")
     assert problem.key == "data.validation"
     assert f"{tmp_path}/validation.jsonl does not exist" in problem.fault
+
+
+@pytest.mark.parametrize("value", [5, [], {"en": "a.jsonl"}])
+def test_what_names_no_file_is_a_config_problem(tmp_path: Path, value: object) -> None:
+    (tmp_path / "data.yaml").write_text(
+        json.dumps({"type": "jsonl", "train": value, "validation_share": 0.5})
+    )
+    with pytest.raises(ConfigError, match="train: should be a file, or a list of files and globs, got "):
+        load(ExamplesConfig, tmp_path / "data.yaml")
 
 
 def test_of_several_names_the_one_without_a_file_is_told(tmp_path: Path) -> None:
