@@ -7,6 +7,7 @@ The plan lies in a folder: for each shard `NAME.places`, where the tokens of its
 import json
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,10 @@ def shard_record(folder: Path, name: str) -> Shard | None:
 
 @dataclass(frozen=True)
 class WriteShard:
-    """The task of writing one shard; memory does not grow with its size."""
+    """The task of writing one shard; memory does not grow with its size.
+
+    What has been gathered is hashed and written while what follows is gathered.
+    """
 
     plan: Path
     name: str
@@ -136,16 +140,21 @@ class WriteShard:
         with (
             whole_file(self.out / f"{self.name}.tokens") as tokens_file,
             whole_file(self.out / f"{self.name}.offsets") as offsets_file,
+            ThreadPoolExecutor(1) as writer,
         ):
             tokens, offsets = Hashed(tokens_file), Hashed(offsets_file)
             offsets.write(np.zeros(1, dtype="<i8"))
+            writing = writer.submit(tokens.write, b"")
             for places in self._places():
                 ends = np.cumsum(places["length"])
-                tokens.write(self._gather(places, ends))
+                gathered = self._gather(places, ends)
+                writing.result()
+                writing = writer.submit(tokens.write, gathered)
                 offsets.write((total + ends).astype("<i8"))
                 documents += len(places)
                 total += int(ends[-1])
                 report(total * self.dtype.itemsize)
+            writing.result()
         shard = Shard(
             name=self.name,
             documents=documents,

@@ -3,30 +3,29 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lumbre.errors import DataError
-from lumbre.tokenizer import Encoder, Tokenizer, TokenizerConfig
+from lumbre.tokenizer import Tokenizer, TokenizerConfig
 
 from ..shards import FORMAT_VERSION, MANIFEST, TOKENIZER, Manifest, PreparedData, Shard, SplitName
 from ..skips import Skip, Skips
 from .assemble import Plan, WriteShard, plan_shards, shard_record
 from .corpus import Corpus
-from .disk import clear_unfinished, explained, write_whole
+from .disk import clear_unfinished, write_whole
 from .journal import INDEX, Journal
 from .near_duplicates import NearDuplicates
 from .ordering import Buckets
 from .progress import ByteProgress
 from .raw import CorpusConfig
-from .reader import Reader, Unit
 from .splits import Splits
+from .tokenization import TokenizeUnit
 from .vocabulary import train
-from .workers import Report, Task, available_cores, run_tasks
+from .workers import Task, Workers, available_cores
 
 NEAR_DUPLICATE = "near-duplicate or copy"
 PROVED_BYTES = 1 << 19
@@ -35,40 +34,6 @@ TOKENIZED_BYTES = 1 << 20
 """How much text is worth another worker, where the config does not say how many there are."""
 WRITTEN_BYTES = 1 << 28
 """How much of shards is worth another worker: a worker takes as long to start as that takes to write."""
-
-
-@dataclass(frozen=True)
-class TokenizeUnit:
-    """The task of reading and tokenizing one unit."""
-
-    number: int
-    unit: Unit
-    reader: Reader
-    journal: Path
-    tokenizer: Path
-    is_fast: bool
-    dtype: np.dtype
-    unit_bytes: int
-    on_bad_document: Literal["error", "skip"]
-
-    def __call__(self, report: Report) -> None:
-        """Write the unit to the journal; `report` is told the bytes of text done."""
-        with explained(self.journal):
-            Journal(self.journal).write(
-                self.number,
-                self.unit,
-                self.reader,
-                _encoder(self.tokenizer, self.is_fast),
-                self.dtype,
-                self.unit_bytes,
-                self.on_bad_document,
-                report,
-            )
-
-
-@cache
-def _encoder(folder: Path, is_fast: bool) -> Encoder:
-    return Tokenizer.load(folder).encoder(fast=is_fast)
 
 
 class Pipeline:
@@ -84,12 +49,19 @@ class Pipeline:
         self._key = key
         self._journal = Journal(partial / "units")
         self._units = corpus.units(data.unit_bytes)
+        self._workers = Workers()
 
     def run(self, asked: dict[str, Any]) -> Path:
         """Return the folder of the prepared data, made from what was asked for."""
+        with self._workers:
+            return self._made(asked)
+
+    def _made(self, asked: dict[str, Any]) -> Path:
         if not self._journal.has_key(self._key):
             shutil.rmtree(self._partial, ignore_errors=True)
         self._journal.claim(self._key)
+        sizes = [self._units[number].size for number in self._todo()]
+        self._workers.start(len(sizes), self._cores(sizes, TOKENIZED_BYTES))
         tokenizer = self._tokenizer()
         dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         skips = self._tokenize(tokenizer, dtype)
@@ -98,10 +70,11 @@ class Pipeline:
         out = self._partial / "out"
         shards = self._write(plan, dtype, out)
         tokenizer.save(out / TOKENIZER)
+        fingerprint = tokenizer.fingerprint
         manifest = Manifest(
             format_version=FORMAT_VERSION,
-            fingerprint=Manifest.fingerprint_of(tokenizer.fingerprint, dtype.name, shards),
-            tokenizer_fingerprint=tokenizer.fingerprint,
+            fingerprint=Manifest.fingerprint_of(fingerprint, dtype.name, shards),
+            tokenizer_fingerprint=fingerprint,
             vocab_size=tokenizer.vocab_size,
             dtype="uint16" if dtype.itemsize == 2 else "uint32",
             shards=shards,
@@ -136,8 +109,11 @@ class Pipeline:
             write_whole(file, json.dumps(proven).encode())
         return bool(json.loads(file.read_text()))
 
+    def _todo(self) -> list[int]:
+        return [number for number in range(len(self._units)) if not self._journal.has(number)]
+
     def _tokenize(self, tokenizer: Tokenizer, dtype: np.dtype) -> Skips:
-        todo = [number for number in range(len(self._units)) if not self._journal.has(number)]
+        todo = self._todo()
         sizes = [self._units[number].size for number in todo]
 
         def tasks() -> Iterator[Task[None]]:
@@ -245,10 +221,14 @@ class Pipeline:
                 inside[number] = done
                 progress.reach(ready)
 
-            worth = 1 + sum(sizes) // worker_bytes
-            cores = self._data.workers or min(available_cores(), worth)
-            for number, _ in run_tasks(tasks, len(sizes), cores, report):
+            cores = self._cores(sizes, worker_bytes)
+            for number, _ in self._workers.run(tasks, len(sizes), cores, report):
                 report(number, sizes[number])
+
+    def _cores(self, sizes: Sequence[int], worker_bytes: int) -> int:
+        """Return how many work on tasks of so many bytes: those there are, or more where it is worth it."""
+        worth = max(1 + sum(sizes) // worker_bytes, len(self._workers))
+        return self._data.workers or min(available_cores(), worth)
 
     def _empty(self, skips: Skips) -> DataError:
         corpus = self._corpus

@@ -14,13 +14,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from lumbre.errors import DataError
 from lumbre.world import die_with_parent
 
 T = TypeVar("T")
-NEEDED = f"{__package__}.pipeline"
+NEEDED = f"{__package__}.tokenization"
 """What workers import before they have a task."""
 Report = Callable[[int], None]
 Task = Callable[[Report], T]
@@ -35,27 +35,50 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_tasks(
-    tasks: Iterable[Task[T]], count: int, cores: int, report: Callable[[int, int], None]
-) -> Iterator[tuple[int, T]]:
-    """Yield (number, result) of `count` tasks as they end, in any order.
+class Workers:
+    """Worker processes: started when they are needed, kept for the next tasks, gone at the context's end."""
 
-    `report` is told (number, what one says). One task alone, or all for one core, are run by this process.
-    The tasks are asked for when workers start, which import meanwhile what they will need. Raises what a
-    task raises, and DataError where a worker dies.
-    """
-    count = min(cores, count)
-    if count <= 1:
-        for number, task in enumerate(tasks):
-            yield number, task(lambda done, number=number: report(number, done))  # type: ignore[misc]
-        return
-    waiting = iter(enumerate(tasks))
-    workers: list[_Worker] = []
-    try:
-        workers += (_Worker(threads=cores // count) for _ in range(count))
-        for worker in workers:
+    def __init__(self) -> None:
+        self._started: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self._started:
+            worker.kill()
+
+    def __len__(self) -> int:
+        return len(self._started)
+
+    def start(self, count: int, cores: int) -> int:
+        """Start what is missing to run `count` tasks on so many cores, and return how many will.
+
+        They import meanwhile what they will need. One needs no process: this one works itself.
+        """
+        count = min(cores, count)
+        if count > 1:
+            self._started += (_Worker(threads=cores // count) for _ in range(len(self), count))
+        return count
+
+    def run(
+        self, tasks: Iterable[Task[T]], count: int, cores: int, report: Callable[[int, int], None]
+    ) -> Iterator[tuple[int, T]]:
+        """Yield (number, result) of `count` tasks as they end, in any order.
+
+        `report` is told (number, what one says). One task alone, or all for one core, are run by this
+        process. The tasks are asked for once workers have been started. Raises what a task raises, and
+        DataError where a worker dies; the workers are of no use after that.
+        """
+        count = self.start(count, cores)
+        if count <= 1:
+            for number, task in enumerate(tasks):
+                yield number, task(lambda done, number=number: report(number, done))  # type: ignore[misc]
+            return
+        waiting = iter(enumerate(tasks))
+        busy = {worker.connection: worker for worker in self._started[:count]}
+        for worker in busy.values():
             worker.give(*next(waiting))
-        busy = {worker.connection: worker for worker in workers}
         while busy:
             for ready in wait(list(busy)):
                 worker = busy[ready]  # type: ignore[index]
@@ -68,11 +91,7 @@ def run_tasks(
                     worker.give(*following)
                 else:
                     del busy[worker.connection]
-                    worker.end()
                 yield number, value
-    finally:
-        for worker in workers:
-            worker.kill()
 
 
 class _Worker:
@@ -109,11 +128,6 @@ class _Worker:
         if kind == "error":
             raise value
         return kind, value
-
-    def end(self) -> None:
-        """Let it go."""
-        self.connection.close()
-        self._process.wait()
 
     def kill(self) -> None:
         """End it at once; what it writes is whole or absent."""

@@ -10,9 +10,14 @@ import pytest
 
 from lumbre.errors import DataError
 from pretrain.data.preparation.prepare import prepare
-from pretrain.data.preparation.workers import run_tasks
+from pretrain.data.preparation.workers import Workers
 from pretrain.data.sources import TextConfig
 from tests.pretrain.data.preparation.test_prepare import TOKENIZER, content, start, wait_for
+
+
+def run_tasks(tasks, count, cores, report):
+    with Workers() as workers:
+        yield from workers.run(tasks, count, cores, report)
 
 
 class Sleep:
@@ -78,6 +83,16 @@ def test_one_core_or_one_task_is_this_process(tmp_path):
         range(2), os.getpid()
     )
     assert dict(run_tasks([Sleep(tmp_path, 0.0)], 1, 4, lambda *one: None)) == {0: os.getpid()}
+
+
+def test_workers_stay_for_the_next_tasks_and_end_with_the_context(tmp_path):
+    with Workers() as workers:
+        assert workers.start(count=3, cores=2) == len(workers) == 2
+        stages = [dict(workers.run([Sleep(tmp_path, 0.0)] * 4, 4, 2, lambda *one: None)) for _ in range(2)]
+        assert set(stages[0].values()) | set(stages[1].values()) == set(workers_in(tmp_path))
+        assert len(workers_in(tmp_path)) == len(workers) == 2
+        assert all(map(is_alive, workers_in(tmp_path)))
+    assert not any(map(is_alive, workers_in(tmp_path)))
 
 
 @pytest.mark.parametrize("error", [DataError("a.txt: bad; mend it"), ZeroDivisionError("a bug")])
