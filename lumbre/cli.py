@@ -17,9 +17,10 @@ from lumbre import config as configs
 from lumbre.distributed import leave, world
 from lumbre.errors import ConfigError, ExitStatus, LumbreError, Problem
 from lumbre.signals import interrupt_on_signals
+from lumbre.world import as_one_process
 
 if TYPE_CHECKING:
-    from lumbre.run_config import Child
+    from lumbre.run_config import Child, RunConfig
 
 app = typer.Typer(
     name="lumbre",
@@ -54,9 +55,56 @@ def pretrain(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRu
 
 
 @app.command()
-def finetune(config: ConfigArgument, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+def finetune(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config's name.")
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="RUN RUN", help="Compare two runs that are complete; no CONFIG."),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option("--sweep", metavar="FILE", help="Write the grid as a W&B sweep; no training."),
+    ] = None,
+) -> int:
     """Fine-tune a model folder on a task and measure it."""
+    if compare is not None and config is None:
+        importlib.import_module("lumbre.finetune.compare").compare(*compare)
+        return ExitStatus.DONE
+    if config is None or compare is not None:
+        raise typer.BadParameter("give a CONFIG, or --compare with two runs")
+    if sweep is not None:
+        resolved = _resolved("finetune", config, overrides)
+        importlib.import_module("lumbre.finetune.sweep").write_sweep(resolved, config, sweep)
+        print(f"sweep: {sweep}; start it with `wandb sweep {sweep}`")
+        return ExitStatus.DONE
     return _program("finetune", "main", config, overrides, dry_run)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A fine-tuned run, or its model folder.")],
+    source: Annotated[
+        Path, typer.Option("--input", metavar="FILE", help="Records as JSON lines; - is standard input.")
+    ],
+    target: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Where to write; standard output if absent."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Records of the greatest length at once; of shorter ones, more.")
+    ] = 32,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Write an error in place of a record that cannot be used.")
+    ] = False,
+) -> int:
+    """Let a fine-tuned model predict: JSON lines in, JSON lines out, in the same order."""
+    module = importlib.import_module("lumbre.finetune.predict")
+    module.predict(run, source, target, batch_size, skip=skip_bad)
+    return ExitStatus.DONE
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -111,14 +159,8 @@ def report(
 
 
 def _program(package: str, function: str, config: str, overrides: list[str] | None, dry_run: bool) -> int:
-    file = configs.find(config, package)
-    # Before torch is imported, which takes seconds: a file that does not parse is told at once.
-    configs.read(file)
+    resolved = _resolved(package, config, overrides)
     run = importlib.import_module(f"lumbre.{package}.run")
-    resolved = configs.load(run.CONFIG, file, overrides or [], room=package)
-    problems = [problem for child in resolved.children() for problem in _problems(child)]
-    if problems:
-        raise ConfigError(problems)
     if dry_run:
         if world().is_main:
             print(configs.dump(resolved), end="")
@@ -127,11 +169,24 @@ def _program(package: str, function: str, config: str, overrides: list[str] | No
     return program(resolved)
 
 
+def _resolved(package: str, config: str, overrides: list[str] | None) -> "RunConfig":
+    file = configs.find(config, package)
+    # Before torch is imported, which takes seconds: a file that does not parse is told at once.
+    configs.read(file)
+    run = importlib.import_module(f"lumbre.{package}.run")
+    resolved: RunConfig = configs.load(run.CONFIG, file, overrides or [], room=package)
+    problems = [problem for child in resolved.children() for problem in _problems(child)]
+    if problems:
+        raise ConfigError(problems)
+    return resolved
+
+
 def _problems(child: "Child") -> Iterator[Problem]:
-    """Yield what is wrong with the config of a run that another one will start."""
+    """Yield what is wrong with the config of a run that another one will start, as one process."""
+    kind = importlib.import_module(f"lumbre.{child.program}.run").CONFIG
     try:
-        kind = importlib.import_module(f"lumbre.{child.program}.run").CONFIG
-        configs.load(kind, child.config, child.overrides, room=child.program)
+        with as_one_process():
+            configs.load(kind, child.config, child.overrides, room=child.program)
     except ConfigError as error:
         for problem in error.problems:
             if problem.key != child.later:

@@ -3,9 +3,16 @@
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 PR_SET_PDEATHSIG = 1
+RANK_VARIABLES = {
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+}
+"""What torchrun and its like tell a process, beside TORCHELASTIC_...."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,27 @@ def world() -> World:
     return World(
         number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1)
     )
+
+
+def environment_of_one() -> dict[str, str]:
+    """Return this process's environment without what makes it a rank of a run."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in RANK_VARIABLES and not name.startswith("TORCHELASTIC_")
+    }
+
+
+@contextmanager
+def as_one_process() -> Iterator[None]:
+    """See, while the context lasts, one process and no run that it is a rank of."""
+    before = dict(os.environ)
+    for name in before.keys() - environment_of_one().keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def die_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = None) -> None:

@@ -26,6 +26,7 @@ from lumbre.errors import ExitStatus, LumbreError, Problem
 from lumbre.files import explained
 from lumbre.signals import StopRequest
 from lumbre.tracking import Row
+from lumbre.world import environment_of_one
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0
@@ -38,15 +39,11 @@ from lumbre.cli import main
 main()
 """
 """The command in a process that ends with this one; a hook before exec may hang where threads run."""
-DEFAULTS = ("seeds=[]", "tracking=[]")
+DEFAULTS = ("seeds=[]", "grid={}", "tracking=[]")
 OURS = ("model", "model.path", "model.from_scratch", "name", "runs_folder", "compare_with_scratch")
 """Keys of a probe that the run sets."""
-RANK_VARIABLES = {
-    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
-    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
-}
-RUN_VARIABLES = ("TORCHELASTIC_", "WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME")
-"""How the names of variables begin that tie a process to this run."""
+WANDB_VARIABLES = ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME")
+"""What ties a process to this run's W&B run."""
 T = TypeVar("T")
 
 
@@ -58,7 +55,7 @@ class ProbeConfig(Config):
     overrides: list[str] = Field(default_factory=list)
     """Overrides of its keys, each `key.path=value`; without them one seed runs and nothing else tracks it."""
     name: str = ""
-    """The metrics are downstream/NAME/METRIC; the config's name where it is left out."""
+    """Its metrics on validation are downstream/NAME/METRIC; the config's name where it is left out."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +76,11 @@ class ProbeConfig(Config):
 
     def problems(self) -> Iterator[Problem]:
         """Report a name that is no folder's, and keys that are the run's to set."""
-        if self.title in ("", ".", "..", "model") or "/" in self.title or not self.title.isprintable():
+        if (
+            self.title in ("", ".", "..", "model", "stop")
+            or "/" in self.title
+            or not self.title.isprintable()
+        ):
             yield Problem(
                 "name", f"{self.title!r} cannot be a probe's name", "use letters, digits and dashes"
             )
@@ -227,7 +228,7 @@ class Downstream:
                 return Outcome(fault=f"{_last_line(log, child.returncode)}; see {log}")
             metrics = means(json.loads(results.read_bytes())["rows"])
             results.replace(self._folder / f"{stem}.json")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             return Outcome(fault=f"{type(error).__name__}: {error}; see {log}")
         return Outcome(metrics)
 
@@ -238,22 +239,18 @@ def working_folder(run: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment without what makes it a rank of the run."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in RANK_VARIABLES and not name.startswith(RUN_VARIABLES)
-    }
+    """Return this process's environment without what ties it to the run."""
+    alone = environment_of_one()
+    return {name: alone[name] for name in alone if not name.startswith(WANDB_VARIABLES)}
 
 
 def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean of each metric over the rows of a results.json, one a seed."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        for key, value in row.items():
-            if key != "seed" and isinstance(value, int | float):
-                found.setdefault(key, []).append(value)
-    return {key: statistics.fmean(values) for key, values in found.items()}
+    """Return the mean of each metric over the rows of a results.json, one a seed.
+
+    The metrics are those on the validation split: the test split is not for looking at on the way.
+    """
+    found = [row["validation"] for row in rows]
+    return {key: statistics.fmean(its[key] for its in found) for key in found[0]}
 
 
 def _shared(lock: int) -> bool:
