@@ -21,7 +21,7 @@ def conll(file: Path, **keys: object) -> ConllConfig:
     return ConllConfig.model_validate({"train": str(file), "validation": str(file), **keys})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(sentences=SENTENCES, columns=st.permutations(range(4)), blank=st.sampled_from([" ", "\t", " \t "]))
 def test_sentences_are_read_back_from_any_columns(
     tmp_path_factory: pytest.TempPathFactory,

@@ -54,7 +54,7 @@ def test_numbers_have_the_correlations_of_scipy() -> None:
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=6),
     scale=st.sampled_from([1.0, 1e-20, 1e20]),

@@ -59,7 +59,7 @@ def test_exact_match_and_f1_are_those_worked_out_by_hand(
     assert squad.f1(prediction, answer) == pytest.approx(f1, rel=1e-15)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(one=TEXTS, other=TEXTS)
 def test_f1_is_symmetric_a_share_and_1_for_the_same_words_alone(one: str, other: str) -> None:
     f1 = squad.f1(one, other)
@@ -107,7 +107,7 @@ def test_no_answer_is_given_above_the_threshold() -> None:
     assert squad.best_threshold(predictions, answers, no_answer) == 0.2
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(questions=QUESTIONS, threshold=st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7, 1.0]))
 def test_no_threshold_is_better_than_the_best(
     questions: list[tuple[str, list[str], float]], threshold: float
