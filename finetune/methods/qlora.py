@@ -7,12 +7,13 @@ import torch
 
 from lumbre import distributed
 from lumbre.errors import ConfigError, Problem
+from lumbre.optim.depth import BLOCK
 
 from .lora import LoraConfig
 
 
 class QloraConfig(LoraConfig):
-    """LoRA on weights held in 4-bit NormalFloat, doubly quantized; products are computed in bfloat16."""
+    """LoRA beside blocks held in 4-bit NormalFloat, doubly quantized; their products are in bfloat16."""
 
     type: Literal["qlora"] = "qlora"  # type: ignore[assignment]
     """The method's name."""
@@ -25,7 +26,7 @@ class QloraConfig(LoraConfig):
             problems.append(Problem("method.type", fault, "use lora, or a machine with a GPU"))
         if find_spec("bitsandbytes") is None:
             fault = "qlora needs the package bitsandbytes, which is not installed"
-            problems.append(Problem("method.type", fault, "pip install bitsandbytes, or use lora"))
+            problems.append(Problem("method.type", fault, "pip install 'lumbre[qlora]', or use lora"))
         if problems:
             raise ConfigError(problems)
 
@@ -38,5 +39,7 @@ class QloraConfig(LoraConfig):
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
+            # A new head trains, which packed weights cannot: only the blocks are packed.
+            llm_int8_skip_modules=[rf"(?!.*{BLOCK.pattern}).*"],
         )
         return {"quantization_config": quantization, "device_map": {"": distributed.device()}}

@@ -99,10 +99,11 @@ class AccelerateEngine:
         """Return the weights that train, and the buffers, on the main rank."""
         if not self._world.is_main:
             return None
-        state = self.module.state_dict()
-        frozen = {
+        names = {
             name
             for name, parameter in self.module.named_parameters(remove_duplicate=False)
-            if not parameter.requires_grad
+            if parameter.requires_grad
         }
-        return {name: tensor.detach().cpu() for name, tensor in state.items() if name not in frozen}
+        names |= {name for name, _ in self.module.named_buffers(remove_duplicate=False)}
+        state = self.module.state_dict()
+        return {name: tensor.detach().cpu() for name, tensor in state.items() if name in names}

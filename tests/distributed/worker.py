@@ -202,6 +202,8 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     learner = learner_of(name)
     keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
     model = learner.attach_head(TransformerConfig.model_validate(keys).build())
+    # As many models of transformers have: a table that is derived and not saved.
+    model.register_buffer("table", torch.arange(LENGTH), persistent=False)
     if "method" in case:
         model = MethodConfig.model_validate(case["method"]).apply(model, ())
     frozen = {name: one.clone() for name, one in model.named_parameters() if not one.requires_grad}

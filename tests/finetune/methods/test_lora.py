@@ -7,12 +7,13 @@ import pytest
 import torch
 from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model
+from transformers import BertConfig, BertForSequenceClassification
 
 from finetune.methods import LoraConfig, QloraConfig, parameter_counts
 from lumbre.engine import AccelerateConfig
 from lumbre.errors import ConfigError, ModelError
 from lumbre.optim import AdamWConfig
-from tests.finetune.methods.models import BUILDERS, build, head, loss
+from tests.finetune.methods.models import BUILDERS, LAYERS, SIZES, build, head, loss
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -123,7 +124,30 @@ def test_qlora_without_a_gpu_says_what_is_missing() -> None:
         QloraConfig().check()
 
 
-def test_only_qlora_loads_otherwise() -> None:
+def test_qlora_trains_beside_packed_blocks_and_is_merged_into_unpacked_ones(tmp_path: Path) -> None:
+    """bitsandbytes packs on the CPU too, slowly; the head is not packed, or it could not train."""
     pytest.importorskip("bitsandbytes")
-    assert QloraConfig().loading()["quantization_config"].load_in_4bit
-    assert METHOD.loading() == {}
+    config = BertConfig(**{**SIZES, "hidden_size": 64, "intermediate_size": 64})
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    method = QloraConfig(rank=2)
+    base, model = (
+        BertForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32, **more)
+        for more in ({}, method.loading())
+    )
+    packed = {name for name, part in model.named_modules() if type(part).__name__ == "Linear4bit"}
+    assert len(packed) == 6 * LAYERS
+    assert all(".layer." in name for name in packed)
+    model = method.apply(model, head("bert"))
+    assert parameter_counts(model) == model.get_nb_trainable_parameters()
+    engine = AccelerateConfig().build(model, AdamWConfig(learning_rate=RATE), 1)
+    start = loss(engine.forward())
+    for _ in range(4):
+        engine.backward(loss(engine.forward()))
+        engine.step(RATE)
+    weights = engine.state_dict()
+    assert weights is not None
+    assert {fragment.name for fragment in engine.fragments()} == weights.keys()
+    plain = method.finished(base, head("bert"), weights, tmp_path)
+    assert loss(engine.forward()) < start - 0.02
+    torch.testing.assert_close(loss(plain), loss(engine.forward()), rtol=0.02, atol=0)
