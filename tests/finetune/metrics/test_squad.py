@@ -77,15 +77,15 @@ def test_version_1_takes_the_best_reference_and_gives_the_unanswered_nothing() -
 
 
 def test_version_2_tells_the_kinds_of_questions_apart() -> None:
-    """q3 has a reference of no word, so that "" is right, and still counts to those with an answer."""
-    answers = {"q1": ["fire", "the"], "q2": [], "q3": ["the"], "q4": []}
-    predictions = {"q1": "big fire", "q2": "", "q3": "", "q4": "ice"}
+    """A reference of no word counts where there is no other: then "" is right, of a question with an answer."""
+    answers = {"q1": ["fire"], "q2": [], "q3": ["the"], "q4": [], "q5": ["fire", "the"]}
+    predictions = {"q1": "big fire", "q2": "", "q3": "", "q4": "ice", "q5": "a"}
     assert squad.squad_v2(predictions, answers) == pytest.approx(
         {
-            "exact_match": 2 / 4,
-            "f1": (2 / 3 + 2) / 4,
-            "has_answer_exact_match": 1 / 2,
-            "has_answer_f1": (2 / 3 + 1) / 2,
+            "exact_match": 2 / 5,
+            "f1": (2 / 3 + 2) / 5,
+            "has_answer_exact_match": 1 / 3,
+            "has_answer_f1": (2 / 3 + 1) / 3,
             "no_answer_exact_match": 1 / 2,
             "no_answer_f1": 1 / 2,
         },
