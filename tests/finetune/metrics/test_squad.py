@@ -77,7 +77,7 @@ def test_version_1_takes_the_best_reference_and_gives_the_unanswered_nothing() -
 
 
 def test_version_2_tells_the_kinds_of_questions_apart() -> None:
-    """A reference of no word counts where there is no other: then "" is right, of a question with an answer."""
+    """A reference of no word counts where there is no other; then "" is right, and there is an answer."""
     answers = {"q1": ["fire"], "q2": [], "q3": ["the"], "q4": [], "q5": ["fire", "the"]}
     predictions = {"q1": "big fire", "q2": "", "q3": "", "q4": "ice", "q5": "a"}
     assert squad.squad_v2(predictions, answers) == pytest.approx(
