@@ -80,7 +80,8 @@ def main(config: FinetuneConfig) -> ExitStatus:
                 return outcome.status
             metric, split = task.metrics[0], outcome.row["split"]
             say(f"{variant.config.folder}: complete, {split} {metric} {outcome.row[metric]:.3f}")
-            results.append(outcome.row)
+            named = {"run": variant.config.name} if len(runs) > 1 else {}
+            results.append({**outcome.row, **named})
         comparison = Comparison(task.metrics, results)
         if distributed.world().is_main:
             if len(runs) > 1:

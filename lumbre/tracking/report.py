@@ -1,7 +1,6 @@
 """The report: runs side by side on one HTML page that needs nothing but itself."""
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,8 +14,10 @@ import yaml
 from lumbre.errors import RunFolderError
 from lumbre.tracking import plots
 from lumbre.tracking.console import MEASURED, duration, memory
+from lumbre.tracking.html import cell, formatted, html_table, is_real
 from lumbre.tracking.jsonl import METRICS_FILE, read
 from lumbre.tracking.page import PAGE
+from lumbre.tracking.results import mistakes, results_html, shown_mistakes
 
 MOST_EVENTS = 40
 Row = dict[str, Any]
@@ -31,6 +32,8 @@ class Run:
     config: dict[str, str]
     """Dotted keys and their values as text."""
     results: dict[str, Any]
+    mistakes: list[dict[str, Any]]
+    """Predictions of a fine-tuned model that are not right, the worst first."""
     samples: list[dict[str, Any]]
 
     @property
@@ -50,7 +53,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     sections = [
         _section("Numbers", _numbers(views)) if trained else "",
         _section("Curves", _figures(curves)) if trained else "",
-        *(_section(f"Results of {view.name}", _results(view.results)) for view in views if view.results),
+        *(_section(f"Results of {view.name}", results_html(view.results)) for view in views if view.results),
+        *(_section(f"What {view.name} gets wrong", shown_mistakes(view.mistakes)) for view in views),
         *(_section(f"Samples of {view.name}", _samples(view.samples)) for view in views if view.samples),
         _section("Config" if len(views) == 1 else "What the configs differ in", _configs(views)),
         _section("Events", _events(views)),
@@ -97,6 +101,7 @@ def _read(folders: Sequence[Path]) -> list[Run]:
                 [row for row in rows if "event" in row],
                 dict(_flat(_yaml(folder / "config.yaml"))),
                 results if isinstance(results, dict) else {},
+                mistakes(folder, results) if isinstance(results, dict) else [],
                 [sample for sample in samples if isinstance(sample, dict)]
                 if isinstance(samples, list)
                 else [],
@@ -112,7 +117,7 @@ def _numbers(views: Sequence[Run]) -> str:
         [_chip(view.curves), *(escape(row.get(key, "–")) for key in heads)]
         for view, row in zip(views, rows, strict=True)
     ]
-    return _table(["", *map(escape, heads)], body, numeric=True)
+    return html_table(["", *map(escape, heads)], body, numeric=True)
 
 
 def _figures_of(run: plots.Curves) -> dict[str, str]:
@@ -120,19 +125,19 @@ def _figures_of(run: plots.Curves) -> dict[str, str]:
     if run.training:
         last = run.training[-1]
         losses = [
-            row["loss"] for row in run.training[-max(1, len(run.training) // 20) :] if _real(row["loss"])
+            row["loss"] for row in run.training[-max(1, len(run.training) // 20) :] if is_real(row["loss"])
         ]
-        out["steps"] = _number(last.get("step"), ",.0f")
-        out["tokens"] = _number(last.get("tokens"), ",.0f")
-        out["loss"] = _number(sum(losses) / len(losses) if losses else None, ".4f")
+        out["steps"] = formatted(last.get("step"), ",.0f")
+        out["tokens"] = formatted(last.get("tokens"), ",.0f")
+        out["loss"] = formatted(sum(losses) / len(losses) if losses else None, ".4f")
     for row in [*run.evaluations, *run.probes]:
-        out |= {key: _number(value, ".4f") for key, value in row.items() if key.startswith(MEASURED)}
+        out |= {key: formatted(value, ".4f") for key, value in row.items() if key.startswith(MEASURED)}
     if run.training:
         for name, key, form in [("tokens/s", "tokens_per_second", ",.0f"), ("MFU", "mfu", ".1%")]:
-            out[name] = _number(_median(row.get(key) for row in run.training), form)
+            out[name] = formatted(_median(row.get(key) for row in run.training), form)
         shares = (plots.series(run.training, plots.loop_share))[1]
-        out["overhead"] = _number(_median(value / 100 for value in shares), ".2%")
-        peaks = [row["peak_memory_bytes"] for row in run.training if _real(row.get("peak_memory_bytes"))]
+        out["overhead"] = formatted(_median(value / 100 for value in shares), ".2%")
+        peaks = [row["peak_memory_bytes"] for row in run.training if is_real(row.get("peak_memory_bytes"))]
         out["memory"] = memory(max(peaks)) if peaks else "–"
         seconds = _seconds(run.training)
         out["time"] = duration(seconds) if seconds else "–"
@@ -158,23 +163,6 @@ def _figures(curves: Sequence[plots.Curves]) -> str:
     return f'{loss}<div class="grid">{small}</div>'
 
 
-def _results(results: dict[str, Any]) -> str:
-    rows = [row for row in results.get("rows") or [] if isinstance(row, dict)]
-    heads = list(dict.fromkeys(key for row in rows for key in row))
-    parts = [f'<p class="finding">{escape(str(results["summary"]))}</p>'] if results.get("summary") else []
-    for metric in [head for head in heads if head not in ("model", "seed")]:
-        scores: dict[str, list[float]] = {}
-        for row in rows:
-            if _real(row.get(metric)):
-                scores.setdefault(str(row.get("model", "")), []).append(row[metric])
-        if scores and len(scores) < len(rows):
-            parts.append(f'<figure class="scores">{plots.scores_svg(metric, scores)}</figure>')
-    if rows:
-        body = [[escape(_value(row.get(head))) for head in heads] for row in rows]
-        parts.append(_table([escape(head) for head in heads], body, numeric=True))
-    return "".join(parts)
-
-
 def _samples(samples: Sequence[dict[str, Any]]) -> str:
     return "".join(
         f"<pre><b>{escape(str(sample.get('prompt', '')))}</b>{escape(_continuation(sample))}</pre>"
@@ -197,22 +185,22 @@ def _configs(views: Sequence[Run]) -> str:
         [f"<code>{escape(key)}</code>", *(escape(view.config.get(key, "–")) for view in views)]
         for key in keys
     ]
-    table = _table(["", *(_chip(view.curves) for view in views)], body)
-    return table if len(views) > 1 else f"<details><summary>{len(keys)} keys</summary>{table}</details>"
+    whole = html_table(["", *(_chip(view.curves) for view in views)], body)
+    return whole if len(views) > 1 else f"<details><summary>{len(keys)} keys</summary>{whole}</details>"
 
 
 def _events(views: Sequence[Run]) -> str:
     body = [
         [
             _chip(view.curves),
-            _number(event.get("step"), ",.0f"),
-            *(escape(_value(event.get(key))) for key in keys),
+            formatted(event.get("step"), ",.0f"),
+            *(escape(cell(event.get(key))) for key in keys),
         ]
         for view in views
         for keys in [("event", "message")]
         for event in islice(reversed(view.events), MOST_EVENTS)
     ]
-    return _table(["", "step", "event", ""], body) if body else ""
+    return html_table(["", "step", "event", ""], body) if body else ""
 
 
 def _legend(curves: Sequence[plots.Curves]) -> str:
@@ -225,15 +213,6 @@ def _chip(run: plots.Curves) -> str:
 
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool = False) -> str:
-    head = "".join(f"<th>{cell}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    kind = ' class="numeric"' if numeric else ""
-    return (
-        f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -258,20 +237,6 @@ def _yaml(file: Path) -> Any:
         return None
 
 
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def _median(values: Iterable[Any]) -> float | None:
-    real = [value for value in values if _real(value)]
+    real = [value for value in values if is_real(value)]
     return median(real) if real else None
-
-
-def _number(value: Any, form: str) -> str:
-    return format(value, form) if _real(value) else "–"
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -70,7 +70,7 @@ class WandbTracker:
         (run.folder / "wandb").mkdir(parents=True, exist_ok=True)
         self._state_file = run.folder / "wandb" / "resume.json"
         self._state = _load(self._state_file) or {
-            "id": secrets.token_hex(6),
+            "id": _sweeps_id() or secrets.token_hex(6),
             "last_step": -1,
             "last_kinds": [],
         }
@@ -230,6 +230,11 @@ def _init(config: WandbConfig, run: RunInfo, run_id: str, mode: str) -> Any:
     opened.define_metric("step", hidden=True)
     opened.define_metric("*", step_metric="step")
     return opened
+
+
+def _sweeps_id() -> str | None:
+    """Return the id that a sweep's agent chose for the run; None outside a sweep."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def _forget_failed_run() -> None:

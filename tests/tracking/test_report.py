@@ -132,6 +132,61 @@ def test_results_and_samples_are_shown(tmp_path):
     assert ("accuracy of each model") in [attributes.get("aria-label") for _, attributes in page.tags]
 
 
+def test_of_a_grid_only_the_chosen_setting_is_told_on_test(tmp_path):
+    rows = [
+        {
+            "model": "pretrained",
+            "seed": 1,
+            "point": {"optimizer.learning_rate": rate},
+            "split": "test",
+            "accuracy": test,
+            "validation": {"accuracy": validation},
+        }
+        for rate, validation, test in [(1e-4, 0.75, 0.6543), (1e-3, 0.625, 0.9876)]
+    ]
+    results = {
+        "metrics": ["accuracy"],
+        "rows": rows,
+        "chosen": {"pretrained": {"optimizer.learning_rate": 1e-4}},
+    }
+    shown = set(render(tmp_path, make(tmp_path / "run", results=results)).text)
+    assert {"0.7500", "0.6250", "0.6543", "2 settings", "optimizer.learning_rate"} <= shown
+    assert "0.9876" not in shown
+
+
+def test_what_went_wrong_is_shown_the_surest_mistakes_first(tmp_path):
+    """Of several runs those of the one that was best on validation."""
+    rows = [
+        {
+            "model": "pretrained",
+            "run": name,
+            "split": "test",
+            "accuracy": 0.5,
+            "validation": {"accuracy": value},
+        }
+        for name, value in (("first", 0.5), ("second", 0.75))
+    ]
+    run = make(tmp_path / "run", results={"metrics": ["accuracy"], "rows": rows})
+    for name in ("first", "second"):
+        (run / name).mkdir()
+        lines = [
+            {"input": f"{name} right", "prediction": "a", "score": 1.0},
+            {
+                "input": f"{name} unsure",
+                "prediction": "a",
+                "probabilities": {"a": 0.6, "b": 0.4},
+                "score": 0.0,
+            },
+            {"input": [f"{name} sure", "<b>"], "prediction": "a", "probabilities": {"a": 0.9}, "score": 0.0},
+        ]
+        (run / name / "predictions-test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = render(tmp_path, run).text
+    assert shown.index("second sure · <b>") < shown.index("second unsure")
+    assert "a (90%)" in shown
+    assert "What run gets wrong" in shown
+    assert not [text for text in shown if text.startswith(("second right", "first"))]
+
+
 @pytest.mark.parametrize(
     ("rows", "tail"),
     [
