@@ -167,9 +167,11 @@ def test_a_killed_run_leaves_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     process = subprocess.Popen([sys.executable, "-c", parent, start], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
+    killed = time.monotonic()
     process.send_signal(signal.SIGKILL)
     # The pipe is at its end once the probe, which has the other end, is gone.
     assert process.stdout.read() == b""
+    assert time.monotonic() - killed < 30.0
     process.stdout.close()
     process.wait()
 
