@@ -7,7 +7,7 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rouge_score import rouge_scorer, scoring
+from rouge_score import rouge_scorer
 from scipy import stats
 from seqeval.metrics import classification_report
 from sklearn import metrics as sklearn_metrics
@@ -112,29 +112,28 @@ def test_an_entity_is_right_where_its_type_and_its_ends_are() -> None:
     assert none == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 0.5}
 
 
-SUMMARIES = ["The fires burned. Nobody saw them, it seems!", "", "Zwölf Feuer", "one\ntwo three"]
+SUMMARIES = [
+    "The fires burned. Nobody saw them!",
+    "",
+    "Zwölf Feuer",
+    "one\ntwo three",
+    "Fires burned while nobody saw",
+]
 REFERENCES = [
-    "Fires were burning. No one was seeing it.",
+    "Nobody saw. The fire burnt.",
     "A fire.",
     "zwölf feuer brannten",
     "three two. one",
+    "Nobody saw. Fires burned.",
 ]
 
 
 def test_rouge_is_the_mean_of_the_packages_own() -> None:
-    """Sentences of rougeLsum are given here by hand."""
+    """Sentences of rougeLsum are cut here by hand."""
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
-    cut = ["The fires burned.\nNobody saw them, it seems!", "", "Zwölf Feuer", "one\ntwo three"]
-    references = [
-        "Fires were burning.\nNo one was seeing it.",
-        "A fire.",
-        "zwölf feuer brannten",
-        "three two.\none",
-    ]
-    total = scoring.BootstrapAggregator()
+    cut = ["The fires burned.\nNobody saw them!", *SUMMARIES[1:]]
+    references = [text.replace(". ", ".\n") for text in REFERENCES]
     scores = [scorer.score(reference, text) for reference, text in zip(references, cut, strict=True)]
-    for one in scores:
-        total.add_scores(one)
     found = rouge.rouge(SUMMARIES, REFERENCES)
     for kind, value in found.items():
         assert value == pytest.approx(np.mean([one[kind].fmeasure for one in scores]), rel=1e-12)
