@@ -75,6 +75,14 @@ def load_tokenizer(path: str, purpose: str) -> Any:
     return tokenizer
 
 
+def check_fast(tokenizer: Any, path: str, purpose: str) -> None:
+    """Raise ModelError where a tokenizer cannot tell which characters its tokens stand for."""
+    if not tokenizer.is_fast:
+        fault = f"its {type(tokenizer).__name__} does not tell which characters tokens stand for"
+        remedy = "give a folder with a tokenizer.json (the package tokenizers)"
+        raise ModelError(f"{path}: cannot be fine-tuned {purpose}: {fault}; {remedy}")
+
+
 def kind_of(config: Any) -> Kind:
     """Return what a model is, by its transformers config."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -151,7 +159,7 @@ def load_model(
             )
             new = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
             _check_trunk(model, new)
-    trunk = f"{model.base_model_prefix}."
+    trunk = _trunk(model)
     head = [name for name, _ in model.named_parameters() if not name.startswith(trunk) or name in new]
     if from_scratch:
         head = [name for name in head if not name.startswith(trunk)]
@@ -159,13 +167,23 @@ def load_model(
     return Start(model.train(), tuple(head), tuple(sorted(new)))
 
 
+def _trunk(model: Any) -> tuple[str, ...]:
+    """Return how the names of what is below the head begin."""
+    prefix = f"{model.base_model_prefix}."
+    if any(name.startswith(prefix) for name, _ in model.named_parameters()):
+        return (prefix,)
+    if model.get_output_embeddings() is None:
+        # No head at all: everything is trunk.
+        return ("",)
+    # T5 with a language-model head holds its stacks itself.
+    return ("shared.", "encoder.", "decoder.")
+
+
 def _check_trunk(model: nn.Module, missing: Collection[str]) -> None:
     """Raise ValueError where the folder lacks weights below the head: training would start from chance.
 
     BERT's pooler counts to the head; language models have none.
     """
-    below = sorted(
-        name for name in missing if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name
-    )
+    below = sorted(name for name in missing if name.startswith(_trunk(model)) and ".pooler." not in name)
     if below:
         raise ValueError(f"the weights lack {len(below)} tensors, such as {below[0]}")

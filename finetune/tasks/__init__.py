@@ -2,6 +2,8 @@
 
 from .base import ExampleError, Predicted, Prediction, Purpose, Row, Task, TaskConfig, restored
 from .classification import Classification, ClassificationConfig
+from .summarization import Summarization, SummarizationConfig
+from .translation import Translation, TranslationConfig
 
 __all__ = [
     "Classification",
@@ -11,7 +13,11 @@ __all__ = [
     "Prediction",
     "Purpose",
     "Row",
+    "Summarization",
+    "SummarizationConfig",
     "Task",
     "TaskConfig",
+    "Translation",
+    "TranslationConfig",
     "restored",
 ]

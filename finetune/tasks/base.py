@@ -57,7 +57,7 @@ class Task(ABC):
     """The kinds of models that can."""
     pipeline: ClassVar[str]
     """The pipeline of transformers that runs the fine-tuned model."""
-    usage: ClassVar[str] = ""
+    usage: str = ""
     """How the model is used in Python, where no pipeline runs it."""
     unit: int = 1
     """Consecutive samples that stay in one micro batch."""
