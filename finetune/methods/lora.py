@@ -37,7 +37,7 @@ class LoraConfig(MethodConfig):
         from peft import LoraConfig as PeftLora
         from peft import get_peft_model
 
-        whole = sorted({name.rpartition(".")[0] for name in head})
+        whole = _whole(model, head)
         targets = [name for name in self._targets(model) if name not in whole]
         config = PeftLora(
             r=self.rank,
@@ -82,6 +82,13 @@ class LoraConfig(MethodConfig):
             fault = f"no linear map is called {missing[0]!r}" if missing else "the model has no blocks"
             raise ModelError(f"method.target_modules: {fault}; those of the blocks are {', '.join(known)}")
         return found
+
+
+def _whole(model: Any, head: Collection[str]) -> list[str]:
+    """Return the head's modules; a language model's head is none, for it has been trained with the base."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    names = {name.rpartition(".")[0] for name in head}
+    return sorted(name for name in names if model.get_submodule(name) is not output)
 
 
 def _is_linear(module: nn.Module) -> bool:

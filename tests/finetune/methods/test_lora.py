@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from finetune.methods import LoraConfig, QloraConfig, parameter_counts
 from lumbre.engine import AccelerateConfig
@@ -116,6 +116,18 @@ def test_a_target_that_is_not_there_is_told_with_those_that_are() -> None:
         ModelError, match=r"no linear map is called 'q_proj'; those of the blocks are down, out"
     ):
         LoraConfig(target_modules=["qkv", "q_proj"]).apply(build("lumbre"), head("lumbre"))
+
+
+def test_a_language_models_head_is_not_new() -> None:
+    """It is the largest matrix that there is, and trained already."""
+    config = GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2, tie_word_embeddings=False)
+    config.bos_token_id = config.eos_token_id = 1
+    model = METHOD.apply(GPT2LMHeadModel(config), ["lm_head.weight"])
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert [name.rpartition(".c_attn.")[2] for name in trained] == [
+        "lora_A.default.weight",
+        "lora_B.default.weight",
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
