@@ -22,8 +22,10 @@ data: {type: jsonl, train: train.jsonl, validation: validation.jsonl, test: test
 optimizer: {type: adamw, learning_rate: 1.0e-2}
 schedule: {type: constant}
 train: {steps: 40, global_batch_size: 8, micro_batch_size: 4, log_every: 1, eval_every: 7}
+selection: {keep: best}
 eval_batch_size: 8
 """
+METRICS = ["accuracy", "f1", "f1_macro", "matthews", "loss"]
 RUNS = [f"{start}-seed-{seed}" for seed in (1, 2) for start in ("pretrained", "scratch")]
 
 
@@ -81,8 +83,9 @@ def test_the_results_are_those_of_every_run(tuned: "Project") -> None:
     rows = {f"{row['model']}-seed-{row['seed']}": row for row in results["rows"]}
     assert list(rows) == RUNS
     for name, row in rows.items():
-        assert list(row) == ["model", "seed", "accuracy", "f1", "loss"]
-        assert row == json.loads((folder / name / "results.json").read_text())["rows"][0]
+        assert list(row) == ["model", "seed", "split", "step", *METRICS, "validation", "run"]
+        assert row["split"] == "test"
+        assert row == json.loads((folder / name / "results.json").read_text())["rows"][0] | {"run": name}
     assert len({row["loss"] for row in rows.values()}) == len(RUNS)
     gains = [rows[f"pretrained-seed-{n}"]["accuracy"] - rows[f"scratch-seed-{n}"]["accuracy"] for n in (1, 2)]
     assert results["gain"]["mean"] == pytest.approx(sum(gains) / 2)
@@ -97,7 +100,36 @@ def test_the_terminal_says_which_run_of_how_many(tuned: "Project") -> None:
         for number, name in enumerate(RUNS, start=1)
     ]
     assert sum(": complete, test accuracy " in line for line in said) == 4
-    assert len(said) == 8
+    assert sum(line.startswith("padding: ") for line in said) == 4
+    assert [line for line in said if line.startswith("new weights: ")] == [
+        "new weights: bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias, classifier.weight"
+    ] * 2
+    assert len(said) == 14
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_weights_of_the_best_evaluation_are_kept(tuned: "Project", run: str) -> None:
+    """The first of equal ones; the result on validation is the one that was seen in training."""
+    evaluations = {row["step"]: row for row in tuned.rows(f"tuned/{run}") if "eval/loss" in row}
+    best = max(evaluations, key=lambda step: (evaluations[step]["eval/accuracy"], -step))
+    (row,) = json.loads((tuned.folder / f"runs/tuned/{run}/results.json").read_text())["rows"]
+    assert row["step"] == best
+    for metric, value in row["validation"].items():
+        assert value == pytest.approx(evaluations[best][f"eval/{metric}"], rel=1e-6)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_predictions_are_written_for_every_example(tuned: "Project", split: str) -> None:
+    """In the examples' order, with the score that the result is the mean of."""
+    folder = tuned.folder / f"runs/tuned/{RUNS[0]}"
+    lines = [json.loads(line) for line in (folder / f"predictions-{split}.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tuned.folder / f"{split}.jsonl").read_text().splitlines()]
+    assert [(line["input"], line["target"]) for line in lines] == [
+        (record["text"], record["label"]) for record in records
+    ]
+    (row,) = json.loads((folder / "results.json").read_text())["rows"]
+    metrics = row if split == "test" else row["validation"]
+    assert sum(line["score"] for line in lines) / len(lines) == pytest.approx(metrics["accuracy"])
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -125,7 +157,7 @@ def test_metrics_rows_hold_what_the_contract_says(tuned: "Project", run: str) ->
         assert 0 < row["tokens"] <= 32 * row["samples"]
     evaluations = [row for row in rows if "eval/loss" in row]
     assert [row["step"] for row in evaluations] == [7, 14, 21, 28, 35, 40]
-    assert all(set(row) == {"step", "eval/accuracy", "eval/f1", "eval/loss"} for row in evaluations)
+    assert all(set(row) == {"step", *(f"eval/{name}" for name in METRICS)} for row in evaluations)
     config = yaml.safe_load((tuned.folder / f"runs/tuned/{run}/config.yaml").read_text())
     assert config["model"]["from_scratch"] == run.startswith("scratch")
 
@@ -149,7 +181,8 @@ def test_a_complete_run_says_so_and_changes_nothing(tuned: "Project") -> None:
     before = contents(folder)
     again = tuned.lumbre("finetune", "tuned.yaml")
     assert again.returncode == 0
-    assert again.stderr == (tuned.folder / "tuned.stderr").read_text()
+    said = (tuned.folder / "tuned.stderr").read_text().splitlines()
+    assert again.stderr.splitlines() == [line for line in said if not line.startswith(("padding", "new"))]
     assert "Pretraining brings" in again.stdout
     assert "step " not in again.stdout
     assert contents(folder) == before
