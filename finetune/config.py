@@ -104,6 +104,13 @@ class FinetuneConfig(RunConfig):
             yield Problem("compare_with_scratch", "the model is from scratch already", remedy)
         if len(set(self.seeds)) < len(self.seeds):
             yield Problem("seeds", f"{self.seeds} repeats a seed", "name each once")
+        unit = self.task.unit
+        if unit > 1 and not any(self.train.problems()):
+            micro = self.train.batch_sizes[1]
+            if micro % unit:
+                fault = f"{micro} = {micro // unit} x {unit} + {micro % unit} cuts a group of {unit} samples"
+                remedy = "set it to a multiple of task.group_size"
+                yield Problem("train.micro_batch_size", fault, remedy)
         yield from self._grid_problems()
 
     def _grid_problems(self) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ class Split:
     examples: list[Example] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     example_of: list[int] = field(default_factory=list)
-    """The example of each row."""
+    """The example of each row; of training rows, before the task arranged them."""
 
 
 @dataclass
@@ -91,6 +91,8 @@ def encoded(
             one.example_of += [len(one.examples)] * len(rows)
             one.rows += rows
             one.examples.append(record)
+        if split == "train":
+            one.rows = list(task.arrange(one.rows))
     _refuse(faults)
     _check({split: one.rows for split, one in out.items()})
     return out

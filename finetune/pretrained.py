@@ -184,6 +184,6 @@ def _check_trunk(model: nn.Module, missing: Collection[str]) -> None:
 
     BERT's pooler counts to the head; language models have none.
     """
-    below = sorted(name for name in missing if name.startswith(_trunk(model)) and ".pooler." not in name)
+    below = sorted(name for name in missing if name.startswith(_trunk(model)) and "pooler." not in name)
     if below:
         raise ValueError(f"the weights lack {len(below)} tensors, such as {below[0]}")

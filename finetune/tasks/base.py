@@ -59,7 +59,7 @@ class Task(ABC):
     """The pipeline of transformers that runs the fine-tuned model."""
     usage: str = ""
     """How the model is used in Python, where no pipeline runs it."""
-    unit: int = 1
+    unit: int
     """Consecutive samples that stay in one micro batch."""
     generates: bool = False
     """Whether `predict` lets the model write, and so needs it without the engine's wrapping."""
@@ -69,6 +69,7 @@ class Task(ABC):
         self.model_config = load_config(path, self.purpose, self.kinds)
         self.tokenizer = load_tokenizer(path, self.purpose)
         self.config = config
+        self.unit = config.unit
         self.path = path
         self.state = dict(state)
         """What was learned of the data, as JSON: labels, thresholds."""
@@ -113,6 +114,10 @@ class Task(ABC):
     def length(self, row: Row) -> int:
         """Return how many tokens a row costs."""
         return len(row["input_ids"])
+
+    def arrange(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return the training rows as they are trained on: several in one, where the task packs them."""
+        return rows
 
     @abstractmethod
     def collate(self, rows: Sequence[Row]) -> Batch:
@@ -171,6 +176,11 @@ class TaskConfig(Choice):
     def longest(self) -> int:
         """The most tokens that one stack of the model reads."""
         return self.max_length
+
+    @property
+    def unit(self) -> int:
+        """Consecutive samples that stay in one micro batch, such as those that are each other's negatives."""
+        return 1
 
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return what is wrong with a record's fields; empty where nothing is."""

@@ -255,7 +255,8 @@ def run_stack(
 ) -> Tensor:
     """Return the hidden states of one stack; positions are counted where attention_mask is 1.
 
-    So a text has the same positions with padding on its left, on its right, and without.
+    So a text has the same positions with padding on its left, on its right, and without. A decoder's row
+    without mask and cache whose positions begin again is packed, as transformers' own decoders have it.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("a stack reads tokens or their embeddings: give one of the two")
@@ -267,16 +268,25 @@ def run_stack(
     given = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
     if position_ids is None and attention_mask is not None:
         position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
+    packed = position_ids is not None and attention_mask is None and cache is None and stack.config.causal
     hidden = stack(
         input_ids,
         attention_mask,
         position_ids,
+        _documents(cast(Tensor, position_ids)) if packed else None,
         token_type_ids=token_type_ids,
         embeddings_BTD=inputs_embeds,
         memory=memory,
         cache=cache,
     )
     return cast(Tensor, hidden.x_BTD)
+
+
+def _documents(positions_BT: Tensor) -> Tensor:
+    """Return the document of each token, 1 .. within the row: positions that do not go on begin another."""
+    begins_BT = torch.ones_like(positions_BT, dtype=torch.int32)
+    begins_BT[:, 1:] = positions_BT.diff(dim=1) != 1
+    return begins_BT.cumsum(1, dtype=torch.int32)
 
 
 @contextmanager
