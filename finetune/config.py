@@ -111,7 +111,19 @@ class FinetuneConfig(RunConfig):
                 fault = f"{micro} = {micro // unit} x {unit} + {micro % unit} cuts a group of {unit} samples"
                 remedy = "set it to a multiple of task.group_size"
                 yield Problem("train.micro_batch_size", fault, remedy)
+        if self.method.type == "qlora":
+            yield from self._qlora_problems()
         yield from self._grid_problems()
+
+    def _qlora_problems(self) -> Iterator[Problem]:
+        if self.model.from_scratch or self.compare_with_scratch:
+            fault = "qlora trains beside weights of 4 bits, and fresh ones are none"
+            yield Problem(
+                "method.type", fault, "leave from_scratch and compare_with_scratch out, or use lora"
+            )
+        if getattr(self.engine, "zero_stage", 0) == 3:
+            fault = "ZeRO 3 takes weights apart, which weights of 4 bits do not bear"
+            yield Problem("engine.zero_stage", fault, "use stage 2 or less, or method.type=lora")
 
     def _grid_problems(self) -> Iterator[Problem]:
         for key, values in self.grid.items():

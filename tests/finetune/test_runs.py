@@ -187,6 +187,11 @@ def test_what_a_run_reads_is_part_of_its_identity(
         ),
         (["grid={train.steps: []}"], "grid.train.steps: has no value; give a list of values"),
         (["selection.min_gain=0.1"], "selection.min_gain: nothing is chosen by it"),
+        (["method.type=qlora", "compare_with_scratch=true"], "method.type: qlora trains beside weights of 4"),
+        (
+            ["method.type=qlora", "engine.type=deepspeed", "engine.zero_stage=3"],
+            "engine.zero_stage: ZeRO 3 takes weights apart",
+        ),
         (["seeds=[1, 1]"], "seeds: [1, 1] repeats a seed"),
         (["seeds=[18446744073709551616]"], "seeds.0: should be less than 9223372036854775808"),
         (["model.from_scratch=true", "compare_with_scratch=true"], "compare_with_scratch: the model is from"),

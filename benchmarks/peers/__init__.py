@@ -1,0 +1,1 @@
+"""Other programs at their best, for the benchmarks to be measured beside."""
