@@ -96,3 +96,8 @@ def test_the_live_display_never_wraps(width):
 )
 def test_durations_read_as_people_write_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_probe_is_shown_as_an_evaluation_is():
+    shown = lines(50, [{"step": 20, "downstream/sst2/accuracy": 0.8125, "downstream/sst2/f1": 0.5}])
+    assert shown == ["step 20/50  downstream/sst2/accuracy 0.8125  downstream/sst2/f1 0.5000"]

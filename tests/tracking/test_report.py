@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lumbre.errors import RunFolderError
-from lumbre.tracking import plots
+from lumbre.tracking import plots, report
 from lumbre.tracking.report import write_picture, write_report
 
 VOID = {"meta", "br", "img", "link", "input"}
@@ -231,3 +231,22 @@ def test_long_runs_are_thinned_and_keep_their_last_point():
     )
     assert len(steps) <= plots.MOST_POINTS + 1
     assert steps[-1] == values[-1] == 20_000
+
+
+def test_a_probe_is_a_figure_of_its_first_metric_and_a_column_of_each(tmp_path):
+    rows = [training(step) for step in range(1, 5)]
+    rows += [
+        {"step": step, "downstream/sst2/accuracy": step / 10, "downstream/sst2/f1": 0.25} for step in (2, 4)
+    ]
+    rows += [{"step": 4, "downstream/cola/matthews": -0.125}]
+    probed = make(tmp_path / "probed", rows)
+    plain = make(tmp_path / "plain", [training(step) for step in range(1, 5)])
+    page = render(tmp_path, probed, plain)
+    assert {"downstream/sst2/accuracy", "0.4000", "downstream/sst2/f1", "-0.1250"} <= set(page.text)
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert [label for label in labels if "Probe" in label] == ["Probe sst2: accuracy", "Probe cola: matthews"]
+
+    (curves,) = (view.curves for view in report._read([probed]))
+    lines = {panel.title: panel.line(curves) for panel in plots.probe_panels([curves])}
+    assert lines == {"Probe sst2: accuracy": ([2, 4], [0.2, 0.4]), "Probe cola: matthews": ([4], [-0.125])}
+    assert write_picture([probed, plain], tmp_path / "out.png").stat().st_size > 10_000

@@ -173,3 +173,16 @@ def test_a_server_that_never_answers_does_not_hang_the_run(clean, monkeypatch, t
 def test_online_without_a_key_is_a_config_error(clean, tmp_path):
     with pytest.raises(ConfigError, match=r"tracking: W&B cannot be reached.*WANDB_API_KEY.*mode: auto"):
         Trackers.start(RunInfo("quick", tmp_path, {}, 10), [WandbConfig(mode="online")])
+
+
+def test_probes_of_one_step_are_kinds_of_their_own():
+    """After a resume one may have been sent and another not."""
+    rows = [
+        {"loss": 1.0},
+        {"eval/loss": 1.0},
+        {"downstream/a/f1": 1.0},
+        {"downstream/b/f1": 1.0},
+        {"event": "x"},
+    ]
+    kinds = [module._kind({"step": 4, **row}) for row in rows]
+    assert kinds == ["train", "eval", "downstream/a", "downstream/b", "event"]
