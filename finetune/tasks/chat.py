@@ -5,6 +5,7 @@ Shapes: B batch, T time, V vocabulary, N targets.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from lumbre.errors import ModelError
 from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
 from ..pretrained import Start
 from .base import ExampleError, Predicted, Prediction, Purpose, Row, Task, TaskConfig, inputs, missing, padded
 from .conversation import Conversation, Message
+from .generation import GenerationConfig
 from .packing import check_packing, packed, run_packed
 
 ROLES = ("system", "user", "assistant")
@@ -58,12 +61,7 @@ class ChatConfig(TaskConfig):
     generate: bool = True
     """Whether evaluations write the reply to the last user turn of each record, beside the metrics."""
     max_new_tokens: PositiveInt = 256
-    """Longest reply that is written, in tokens; with `generate` it comes on top of max_length."""
-
-    @property
-    def longest(self) -> int:
-        """The most tokens that the model reads: a prompt and the reply to it."""
-        return self.max_length + (self.max_new_tokens if self.generate else 0)
+    """Longest reply that is written, in tokens; a prompt may have max_length beside it."""
 
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return what is wrong with a record's fields: a missing one, an unknown role, an empty text."""
@@ -140,6 +138,13 @@ class Chat(Task):
         self.config = config
         self.generates = config.generate
         self.conversation = Conversation(self.tokenizer, config.chat_template, path)
+        self._positions = getattr(self.model_config, "max_position_embeddings", None) or math.inf
+        longest = config.max_length + (config.max_new_tokens if config.generate else 0)
+        if longest > self._positions:
+            raise ModelError(
+                f"{path}: has {self._positions} positions; task.max_length and task.max_new_tokens come to "
+                f"{longest}; set them lower"
+            )
 
     def auto_class(self) -> Any:
         """Return the Auto class of decoders."""
@@ -153,6 +158,8 @@ class Chat(Task):
         Raises ModelError as any task does, and where packed conversations would see each other.
         """
         start = super().build_model(path, **keys)
+        # A language model's head is pretrained as the rest is, and trains where the rest does.
+        start = replace(start, head=tuple(name for name in start.head if name in start.new))
         model: Any = start.model
         model.generation_config.eos_token_id = self.conversation.stops
         model.generation_config.pad_token_id = self.tokenizer.pad_token_id
@@ -278,13 +285,11 @@ class Chat(Task):
 
     def _replies(self, model: Any, batch: Batch) -> list[str]:
         prompt_ids = batch["prompt_ids"]
-        room = getattr(model.config, "max_position_embeddings", None) or math.inf
+        room = self._positions - prompt_ids.shape[1]
         written = model.generate(
             input_ids=prompt_ids,
             attention_mask=batch["prompt_mask"],
-            max_new_tokens=max(1, int(min(self.config.max_new_tokens, room - prompt_ids.shape[1]))),
-            do_sample=False,
-            num_beams=1,
+            **GenerationConfig().arguments(max(1, int(min(self.config.max_new_tokens, room)))),
             use_cache=True,
             eos_token_id=self.conversation.stops,
             pad_token_id=self.tokenizer.pad_token_id,

@@ -5,6 +5,7 @@ Shapes: B batch of rows, S texts, T time, D hidden, C texts of a row, G groups, 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,11 +155,11 @@ class Embedding(Task):
         model: Any = start.model
         if getattr(model, "pooler", None) is not None:
             model.pooler = None
-        return Start(
-            model,
-            tuple(name for name in start.head if not name.startswith("pooler.")),
-            tuple(name for name in start.new if not name.startswith("pooler.")),
+        head, new = (
+            tuple(name for name in names if not name.startswith("pooler."))
+            for names in (start.head, start.new)
         )
+        return replace(start, head=head, new=new)
 
     def encode(self, example: Example, purpose: Purpose = "train") -> Sequence[Row]:
         """Return input_ids [T], the texts one behind the other, their lengths [C], and the score [1]."""

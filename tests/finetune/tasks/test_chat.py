@@ -1,5 +1,8 @@
 """Chat tuning: targets are what the assistant says, and packed conversations never see each other."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -296,6 +299,19 @@ def test_a_conversation_is_cut_at_the_right(decoders: dict[str, Path]) -> None:
         made(decoders["gpt2"], max_length=10).encode(TALKS[1])
 
 
+def test_a_prompt_and_its_reply_fit_the_positions(decoders: dict[str, Path]) -> None:
+    with pytest.raises(ModelError, match=r"has 256 positions; .* come to 257; set them lower"):
+        made(decoders["gpt2"], max_length=249)
+    made(decoders["gpt2"], max_length=249, generate=False)
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_language_models_head_is_part_of_its_trunk(decoders: dict[str, Path], from_scratch: bool) -> None:
+    """A frozen trunk leaves nothing to train, and LoRA does not train the head whole."""
+    start = made(decoders["llama"]).build_model(str(decoders["llama"]), from_scratch=from_scratch)
+    assert ("lm_head.weight" in start.head) == from_scratch
+
+
 def test_an_instruction_is_a_conversation_of_two_turns(decoders: dict[str, Path]) -> None:
     task = made(decoders["gpt2"], instruction_field="instruction")
     record = {"instruction": "Sum up", "input": "a and b", "output": "ab"}
@@ -341,3 +357,49 @@ def test_training_rows_are_packed_and_others_are_not(decoders: dict[str, Path]) 
     records = list(enumerate(TALKS, start=1))
     splits = encoded(task, {"train": records, "validation": records}, "error", Skips())
     assert len(splits["train"].rows) < len(TALKS) == len(splits["validation"].rows)
+
+
+CONFIG = """\
+name: chat
+task: {type: chat, max_length: 64, max_new_tokens: 8, packing: true}
+data: {type: jsonl, train: train.jsonl, validation: validation.jsonl}
+optimizer: {type: adamw, learning_rate: 1.0e-2}
+schedule: {type: constant}
+train: {steps: 60, global_batch_size: 4, micro_batch_size: 2, log_every: 20}
+"""
+
+
+@pytest.mark.slow
+def test_a_decoder_learns_to_answer_from_the_command_to_the_pipeline(
+    decoders: dict[str, Path], tmp_path: Path
+) -> None:
+    """What evaluation, `lumbre predict` and transformers' pipeline write is the answer that was learned."""
+    for split, words in (("train", ["for", "def", "path", "text"] * 4), ("validation", ["def", "text"])):
+        lines = [json.dumps(talk(word, f"is {word}")) for word in words]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "chat.yaml").write_text(f"{CONFIG}model: {{path: {decoders['llama']}}}\n")
+    asked = talk("def")
+    (tmp_path / "asked.jsonl").write_text(json.dumps(asked))
+    lumbre(tmp_path, "finetune", "chat.yaml")
+    folder = tmp_path / "runs/chat"
+    (row,) = json.loads((folder / "results.json").read_text())["rows"]
+    assert row["token_accuracy"] == 1
+    assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
+    predictions = [
+        json.loads(line) for line in (folder / "predictions-validation.jsonl").read_text().splitlines()
+    ]
+    assert [(one["input"], one["target"], one["prediction"], one["score"]) for one in predictions] == [
+        (talk(word)["messages"], f"is {word}", f"is {word}", 1.0) for word in ("def", "text")
+    ]
+    lumbre(tmp_path, "predict", "runs/chat", "--input", "asked.jsonl", "--output", "answered.jsonl")
+    assert json.loads((tmp_path / "answered.jsonl").read_text())["prediction"] == "is def"
+    chat = transformers.pipeline("text-generation", str(folder / "model"), device="cpu")
+    reply = chat(asked["messages"], max_new_tokens=8, do_sample=False)
+    assert reply[0]["generated_text"][-1] == {"role": "assistant", "content": "is def"}
+
+
+def lumbre(folder: Path, *arguments: str) -> None:
+    """Run the command in a folder."""
+    command = [sys.executable, "-m", "lumbre.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr

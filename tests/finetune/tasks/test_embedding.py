@@ -1,6 +1,9 @@
 """Sentence embeddings: the losses, the embeddings and the folder are sentence-transformers' own."""
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -299,3 +302,41 @@ def test_a_decoder_embeds_no_sentence(folders: dict[str, Path]) -> None:
 
 def test_cosent_of_equal_scores_is_nothing() -> None:
     assert float(cosent(torch.tensor([[0.1, 0.9]]), torch.tensor([[0.5, 0.5]]), 20.0)) == 0
+
+
+CONFIG = """\
+name: pairs
+task: {type: embedding, group_size: 8, max_length: 32}
+data: {type: jsonl, train: train.jsonl, validation: validation.jsonl, test: train.jsonl}
+optimizer: {type: adamw, learning_rate: 1.0e-2}
+schedule: {type: constant}
+train: {steps: 80, global_batch_size: 16, micro_batch_size: 8, log_every: 10, eval_every: 20}
+selection: {keep: best}
+"""
+
+
+@pytest.mark.slow
+def test_an_encoder_learns_pairs_from_the_command_to_sentence_transformers(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """What `lumbre predict` writes is what sentence-transformers computes, and partners are found."""
+    for split, part in (("train", PAIRS), ("validation", PAIRS[::2])):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    (tmp_path / "asked.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS[:3]))
+    (tmp_path / "pairs.yaml").write_text(f"{CONFIG}model: {{path: {folders['bert']}}}\n")
+    for arguments in (
+        ("finetune", "pairs.yaml"),
+        ("predict", "runs/pairs", "--input", "asked.jsonl", "--output", "embedded.jsonl"),
+    ):
+        command = [sys.executable, "-m", "lumbre.cli", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/pairs"
+    (row,) = json.loads((folder / "results.json").read_text())["rows"]
+    assert row["split"] == "test"
+    assert 0.5 < row["accuracy"] <= row["mrr"]
+    embedded = [json.loads(line) for line in (tmp_path / "embedded.jsonl").read_text().splitlines()]
+    theirs = SentenceTransformer(str(folder / "model"), device="cpu").encode(TEXTS[:3])
+    np.testing.assert_allclose([one["prediction"] for one in embedded], theirs, rtol=1e-4, atol=1e-6)
+    card = (folder / "model/README.md").read_text()
+    assert "SentenceTransformer(" in card
