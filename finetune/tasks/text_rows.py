@@ -51,6 +51,8 @@ class Rows(ABC):
 
     auto_class: ClassVar[str]
     """The Auto class of transformers that has the language-model head."""
+    fixed: int
+    """How many tokens are read with each source."""
 
     def __init__(self, tokenizer: Any, frame: Frame, max_length: int, max_target_length: int) -> None:
         self._tokenizer, self._frame = tokenizer, frame
@@ -87,6 +89,7 @@ class EncoderDecoderRows(Rows):
     ) -> None:
         super().__init__(tokenizer, frame, max_length, max_target_length)
         self._prefix, self._start = prefix, start
+        self.fixed = len(tokenizer(prefix)["input_ids"]) + (not frame.closing)
 
     def row(self, source: str, target: str | None, purpose: Purpose) -> Row:
         """Return input_ids [S] and labels [T], each with its end; what is too long is cut before the end."""
@@ -151,6 +154,7 @@ class DecoderRows(Rows):
         self._before, self._after = prompt.split("{text}")
         # The space between prompt and target belongs to the target, as to a word within a text.
         self._gap = "" if self._after[-1:].isspace() else " "
+        self.fixed = len(frame.opening) + len(self._ids(self._before + self._after))
         forward: Any = model_class.forward  # type: ignore[attr-defined]
         self._keeps_logits = "logits_to_keep" in inspect.signature(forward).parameters
 
@@ -222,7 +226,7 @@ class DecoderRows(Rows):
             starts = [start - len(self._before) for start, _ in offsets]
             inside = [start for start in starts if 0 <= start < len(text)]
             if not inside:
-                raise ExampleError(f"the source has no token, or none in max_length {self._max_length}")
+                raise ExampleError("the source has no token")
             over = len(ids) - room
             if over <= 0:
                 return np.array([*self._frame.opening, *ids], dtype=np.int64)

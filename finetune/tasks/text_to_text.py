@@ -63,6 +63,10 @@ class TextToTextConfig(TaskConfig):
         if self.prompt.count("{text}") != 1:
             fault = f"{self.prompt!r} has the source in it {self.prompt.count('{text}')} times"
             yield Problem("prompt", fault, "write {text} where it belongs, once")
+        fewest = self.generation.min_new_tokens
+        if self.generation.max_new_tokens is None and fewest > self.max_target_length:
+            fault = f"{fewest}, and max_target_length is {self.max_target_length}"
+            yield Problem("generation.min_new_tokens", fault, "ask for no more than that")
 
     @property
     def longest(self) -> int:
@@ -112,7 +116,7 @@ class TextToText(Task):
             check_fast(self.tokenizer, path, self.purpose)
             model_class = AutoModelForCausalLM._model_mapping[type(self.model_config)]
             self._rows = DecoderRows(self.tokenizer, frame, *sizes, config.prompt, model_class)
-        self._check_positions()
+        self._check_lengths()
         self.usage = self._usage(frame)
 
     def auto_class(self) -> Any:
@@ -244,13 +248,17 @@ class TextToText(Task):
             use_cache=not uncached,
         )
 
-    def _check_positions(self) -> None:
-        """Raise ModelError where a row or what is written is longer than the model's positions."""
+    def _check_lengths(self) -> None:
+        """Raise ModelError where no source has room, or the model too few positions."""
         limit = getattr(self.model_config, "max_position_embeddings", None)
         written = self.config.generation.max_new_tokens or self.config.max_target_length
         target = max(written, self.config.max_target_length)
         source = self.config.max_length
         longest = source + target if self._start is None else max(source, target)
+        if self._rows.fixed >= source:
+            key = "prompt" if self._start is None else "prefix"
+            fault = f"has {self._rows.fixed} tokens, which leaves none of max_length {source} to a source"
+            raise ModelError(f"{self.path}: task.{key} {fault}; raise task.max_length")
         if limit is not None and longest > limit:
             parts = f"{source} tokens of source and {target} of target"
             raise ModelError(
