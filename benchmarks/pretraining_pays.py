@@ -2,10 +2,10 @@
 
     python benchmarks/pretraining_pays.py DATA WORK [--models bert gpt t5] [--tasks sst2 ag_news ...]
 
-DATA holds the unpacked sets wikitext2, books and imdb to pretrain on, and sst2, ag_news, cola, squad, dialogsum.
-All that is made stays in WORK, and the same command goes on where it was stopped. Each model is pretrained once
-(tens of minutes of two cores; benchmarks/configs/pays-*.yaml); each task is then learned with the same settings
-from the pretrained weights and from fresh ones. The table is printed, and written to WORK/table.md.
+DATA holds the unpacked sets wikitext2, books and imdb to pretrain on, and sst2, ag_news, cola, squad and
+dialogsum. All that is made stays in WORK, and the same command goes on where it was stopped. Each model is
+pretrained once (tens of minutes of two cores; benchmarks/configs/pays-*.yaml); each task is then learned with
+the same settings from the pretrained weights and from fresh ones. The table is printed, and is WORK/table.md.
 """
 
 import argparse

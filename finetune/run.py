@@ -173,7 +173,7 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
     model = config.method.apply(start.model, start.head)
     trained, whole = parameter_counts(model)
     if start.new and not config.model.from_scratch:
-        say(f"new weights: {', '.join(start.new)}")
+        say(f"the folder has no such weights, and they are made new: {', '.join(start.new)}")
     if trained < whole:
         say(f"{trained:,} of {whole:,} parameters train")
     engine = config.engine.build(model, config.optimizer, micro_batch)
