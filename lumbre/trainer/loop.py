@@ -7,163 +7,24 @@ the number of ranks shows in the gradient.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from pydantic import PositiveInt
-from torch import nn
 
 from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints, differences
-from lumbre.config import Config
 from lumbre.engine import Engine
-from lumbre.errors import CheckpointError, ExitStatus, Problem, TrainingError
+from lumbre.errors import CheckpointError, ExitStatus, TrainingError
 from lumbre.hardware import Peak, peak_memory_bytes
 from lumbre.optim import OptimizerConfig, ScheduleConfig
 from lumbre.signals import StopRequest, stop_request
-from lumbre.tracking import Row, Trackers
-
-Batch = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Term:
-    """One part of a loss: a sum over targets, how many they are, and its weight in the whole."""
-
-    sum: torch.Tensor
-    count: float
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class LossOutput:
-    """The loss terms of one micro batch, by name; the first is the one that is reported as `loss`."""
-
-    terms: dict[str, Term]
-
-
-class Learner(Protocol):
-    """What is learned: an objective of pretraining or a task of fine-tuning."""
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        """Return the number of targets of each term, before the forward pass."""
-        ...
-
-    def tokens(self, batch: Batch) -> int:
-        """Return the number of tokens in the batch, padding not counted."""
-        ...
-
-    def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
-        """Run the model; return each term as a sum."""
-        ...
-
-
-class Evaluator(Protocol):
-    """What is measured beside the training loss."""
-
-    def evaluate(self, engine: Engine) -> dict[str, float]:
-        """Return metrics by name, the same on every rank; every rank calls."""
-        ...
-
-
-class Selection(Protocol):
-    """What the evaluations of a run decide: when it ends early, and which weights are kept."""
-
-    @property
-    def done(self) -> bool:
-        """Whether the run ends here."""
-        ...
-
-    def observe(self, engine: Engine, step: int, metrics: Mapping[str, float]) -> None:
-        """Take an evaluation's metrics; every rank calls."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint carries of it, as JSON."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        ...
-
-
-class Probes(Protocol):
-    """What is measured beside the run, by other processes on a copy of its weights."""
-
-    def due(self, step: int) -> bool:
-        """Whether some probe is to run after this step and has not."""
-        ...
-
-    def run(self, engine: Engine, step: int, stop: StopRequest) -> Iterator[Row]:
-        """Yield a row for the trackers as each probe ends; every rank calls.
-
-        What a signal cuts off stays due.
-        """
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint carries of it, as JSON."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        ...
-
-
-class BatchConfig(Config):
-    """In which portions to train, and how often to look."""
-
-    global_batch_size: PositiveInt | None = None
-    """Samples per optimizer step over all ranks. State two of global, micro and accumulation."""
-    micro_batch_size: PositiveInt | None = None
-    """Samples per forward pass of one rank."""
-    accumulation_steps: PositiveInt | None = None
-    """Forward passes of one rank per optimizer step."""
-    log_every: PositiveInt = 10
-    """Steps between training rows in metrics.jsonl and the trackers."""
-    eval_every: PositiveInt | None = None
-    """Steps between evaluations; none: only at the end."""
-
-    @property
-    def batch_sizes(self) -> tuple[int, int]:
-        """The global and the micro batch size, the one that was left out derived."""
-        ranks = distributed.world().size
-        total, micro, times = self.global_batch_size, self.micro_batch_size, self.accumulation_steps
-        if total is None and micro is not None:
-            total = micro * (times or 1) * ranks
-        elif micro is None and total is not None:
-            micro = max(1, total // ((times or 1) * ranks))
-        assert total is not None
-        assert micro is not None
-        return total, micro
-
-    def problems(self) -> Iterator[Problem]:
-        """Show the arithmetic where the batch sizes do not fit the number of processes."""
-        given = [self.global_batch_size, self.micro_batch_size, self.accumulation_steps]
-        if sum(size is not None for size in given) < 2:
-            remedy = "set two of global_batch_size, micro_batch_size and accumulation_steps"
-            yield Problem("global_batch_size", "the batch is not determined", remedy)
-            return
-        total, micro = self.batch_sizes
-        ranks = distributed.world().size
-        times = self.accumulation_steps or max(1, total // (micro * ranks))
-        if micro * times * ranks != total:
-            fault = (
-                f"{total} is not micro_batch_size x accumulation_steps x processes "
-                f"= {micro} x {times} x {ranks} = {micro * times * ranks}"
-            )
-            remedy = f"a multiple of micro_batch_size x processes = {micro * ranks} fits"
-            yield Problem("global_batch_size", fault, remedy)
-
-
-class TrainConfig(BatchConfig):
-    """How long to train and in which portions."""
-
-    steps: PositiveInt
-    """Optimizer steps of the whole run."""
+from lumbre.tracking import Trackers
+from lumbre.trainer.config import TrainConfig
+from lumbre.trainer.learner import Batch, Learner
+from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection
 
 
 @dataclass
@@ -177,18 +38,6 @@ class _Interval:
     flops: float = 0.0
     data_seconds: float = 0.0
     model_seconds: float = 0.0
-
-
-class Batches(Protocol):
-    """This rank's micro batches, step after step."""
-
-    def __iter__(self) -> Iterator[Sequence[Batch]]:
-        """Return the iterator over steps."""
-        ...
-
-    def close(self) -> None:
-        """Leave nothing running."""
-        ...
 
 
 @dataclass

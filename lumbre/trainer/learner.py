@@ -1,0 +1,42 @@
+"""What is learned, as the loop sees it: batches, loss terms, and the protocol of objectives and tasks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a loss: a sum over targets, how many they are, and its weight in the whole."""
+
+    sum: torch.Tensor
+    count: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss terms of one micro batch, by name; the first is the one that is reported as `loss`."""
+
+    terms: dict[str, Term]
+
+
+class Learner(Protocol):
+    """What is learned: an objective of pretraining or a task of fine-tuning."""
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Return the number of targets of each term, before the forward pass."""
+        ...
+
+    def tokens(self, batch: Batch) -> int:
+        """Return the number of tokens in the batch, padding not counted."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Run the model; return each term as a sum."""
+        ...
