@@ -172,11 +172,11 @@ def _trunk(model: Any) -> tuple[str, ...]:
     prefix = f"{model.base_model_prefix}."
     if any(name.startswith(prefix) for name, _ in model.named_parameters()):
         return (prefix,)
-    if model.get_output_embeddings() is None:
-        # No head at all: everything is trunk.
-        return ("",)
-    # T5 with a language-model head holds its stacks itself.
-    return ("shared.", "encoder.", "decoder.")
+    if hasattr(model, "shared"):
+        # T5 with a head holds its stacks itself.
+        return ("shared.", "encoder.", "decoder.")
+    # No head at all: everything is trunk.
+    return ("",)
 
 
 def _check_trunk(model: nn.Module, missing: Collection[str]) -> None:
