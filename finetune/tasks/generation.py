@@ -48,14 +48,14 @@ class GenerationConfig(Config):
     def arguments(self, most: int) -> dict[str, Any]:
         """Return them by transformers' names; `most` stands for max_new_tokens where it is left out."""
         drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-        compared = {"length_penalty": self.length_penalty, "early_stopping": self.early_stopping}
         return {
             "max_new_tokens": self.max_new_tokens or most,
             "min_new_tokens": self.min_new_tokens,
             "num_beams": self.beams,
+            "length_penalty": self.length_penalty,
+            "early_stopping": self.early_stopping,
             "no_repeat_ngram_size": self.no_repeat_ngram_size,
             "repetition_penalty": self.repetition_penalty,
             "do_sample": self.temperature > 0,
             **(drawn if self.temperature > 0 else {}),
-            **(compared if self.beams > 1 else {}),
         }

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import LabelSmoother
 
 from finetune.methods import LoraConfig
-from finetune.tasks import ExampleError, restored
+from finetune.tasks import ExampleError, Task, restored
 from finetune.tasks.generation import GenerationConfig
 from finetune.tasks.summarization import SummarizationConfig
 from lumbre.errors import ModelError
@@ -221,6 +222,11 @@ def test_a_decoders_text_is_cut_and_its_prompt_and_target_stay(
         said.removeprefix(before).strip().removesuffix(after.strip()).strip()
     )
     targets = row["labels"][row["labels"] != -100]
+    (cut,) = made(places[name], max_length=length, max_target_length=3, prompt=prompt)[0].encode(
+        {**example, "summary": " ".join(WORDS)}
+    )
+    assert (cut["labels"] != -100).sum() == 3
+    assert cut["labels"][-1] == task._end
     assert task.tokenizer.decode(targets, skip_special_tokens=True).strip() == "two birds"
 
 
@@ -312,8 +318,6 @@ def test_a_prompt_that_leaves_no_room_is_told_once(places: Places, name: str) ->
 
 def test_a_folder_that_lacks_a_stack_is_refused(places: Places, tmp_path: Path) -> None:
     """A T5 holds its stacks itself, beside the head."""
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(places["t5"], tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith("decoder.block.1")}
@@ -321,6 +325,24 @@ def test_a_folder_that_lacks_a_stack_is_refused(places: Places, tmp_path: Path) 
     task, _ = made(places["t5"])
     with pytest.raises(ModelError, match="the weights lack"):
         task.build_model(str(tmp_path), from_scratch=False)
+
+
+def test_a_folder_without_the_head_gets_a_new_one(places: Places, tmp_path: Path) -> None:
+    """And that alone is called the head: one that was pretrained trains where the rest does."""
+    task, _ = made(places["llama"])
+    shutil.copytree(places["llama"], tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    start = task.build_model(str(tmp_path), from_scratch=False)
+    assert start.new == start.head == ("lm_head.weight",)
+    start = task.build_model(str(places["llama"]), from_scratch=False)
+    assert (start.new, start.head) == ((), ())
+
+
+def test_what_is_above_the_stacks_of_a_t5_is_its_head(places: Places) -> None:
+    task, _ = made(places["t5"])
+    assert Task.build_model(task, str(places["t5"]), from_scratch=False).head == ("lm_head.weight",)
 
 
 @pytest.mark.slow
@@ -350,8 +372,8 @@ def test_settings_that_contradict_each_other_are_told(keys: dict[str, Any], expe
     assert [problem.fault for problem in found if expected in problem.fault]
 
 
-def test_penalties_are_left_out_where_nothing_reads_them() -> None:
-    """transformers refuses to save them."""
+def test_what_nothing_reads_is_left_out() -> None:
+    """transformers refuses to save it."""
     for config in (
         GenerationConfig(),
         GenerationConfig(beams=2, length_penalty=0.5),
