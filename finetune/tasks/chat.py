@@ -24,6 +24,12 @@ from .conversation import Conversation, Message
 from .generation import GenerationConfig
 from .packing import check_packing, packed, run_packed
 
+USAGE = """\
+{registers}from transformers import pipeline
+
+chat = pipeline("text-generation", "THIS FOLDER")
+reply = chat([{{"role": "user", "content": "..."}}], max_new_tokens={tokens}, do_sample=False)
+reply[0]["generated_text"][-1]["content"]"""
 ROLES = ("system", "user", "assistant")
 NO_TARGET = -100
 
@@ -125,11 +131,6 @@ class Chat(Task):
     metrics = ("token_accuracy", "perplexity")
     purpose = "to chat"
     pipeline = "text-generation"
-    usage = (
-        "from transformers import pipeline\n\n"
-        'chat = pipeline("text-generation", "THIS FOLDER")\n'
-        'chat([{"role": "user", "content": "..."}], max_new_tokens=256)[0]["generated_text"][-1]["content"]'
-    )
     kinds = ("decoder",)
     config: ChatConfig
 
@@ -138,6 +139,9 @@ class Chat(Task):
         self.config = config
         self.generates = config.generate
         self.conversation = Conversation(self.tokenizer, config.chat_template, path)
+        registers = "import lumbre  # registers the model type\n"
+        own = self.model_config.model_type == "lumbre"
+        self.usage = USAGE.format(registers=registers if own else "", tokens=config.max_new_tokens)
         self._positions = getattr(self.model_config, "max_position_embeddings", None) or math.inf
         longest = config.max_length + (config.max_new_tokens if config.generate else 0)
         if longest > self._positions:
@@ -232,11 +236,11 @@ class Chat(Task):
         if "labels" not in batch:
             return Predicted([(0, 0, 0.0, reply) for reply in replies])
         logits_NV, labels_N = self._targets(model, batch)
-        losses_N = F.cross_entropy(logits_NV, labels_N, reduction="none").double()
-        right_N = (logits_NV.argmax(-1) == labels_N).double()
-        rows_N = (batch["labels"] != NO_TARGET).nonzero()[:, 0]
-        values_N3 = torch.stack([torch.ones_like(right_N), right_N, losses_N], dim=1).cpu()
-        sums_B3 = values_N3.new_zeros(size, 3).index_add_(0, rows_N.cpu(), values_N3).tolist()
+        losses_N = F.cross_entropy(logits_NV, labels_N, reduction="none").cpu().double()
+        right_N = (logits_NV.argmax(-1) == labels_N).cpu().double()
+        rows_N = (batch["labels"] != NO_TARGET).nonzero()[:, 0].cpu()
+        values_N3 = torch.stack([torch.ones_like(right_N), right_N, losses_N], dim=1)
+        sums_B3 = values_N3.new_zeros(size, 3).index_add_(0, rows_N, values_N3).tolist()
         outputs = [
             (int(number), int(right), loss, reply)
             for (number, right, loss), reply in zip(sums_B3, replies, strict=True)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,21 @@ def test_the_template_is_saved_and_tells_when_a_reply_ends(decoders: dict[str, P
     plain = transformers.AutoTokenizer.from_pretrained(tmp_path)
     asked = plain.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert asked == again.encode({"messages": messages}, "predict")[0]["prompt_ids"].tolist()
+
+
+@pytest.mark.parametrize("family", ["llama", "own"])
+def test_the_card_shows_code_that_runs(
+    decoders: dict[str, Path], tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = made(decoders[family])
+    model_of(task).save_pretrained(tmp_path)
+    task.save(tmp_path)
+    monkeypatch.setattr(transformers, "pipeline", partial(transformers.pipeline, device="cpu"))
+    *lines, last = task.usage.replace("THIS FOLDER", str(tmp_path)).splitlines()
+    scope: dict[str, Any] = {}
+    exec("\n".join(lines), scope)
+    assert isinstance(eval(last, scope), str)
+    assert ("import lumbre" in task.usage) == (family == "own")
 
 
 @pytest.mark.parametrize("family", DECODERS)
