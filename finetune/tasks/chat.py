@@ -85,8 +85,13 @@ class ChatConfig(TaskConfig):
         for number, message in enumerate(messages, start=1):
             if fault := self._message_fault(message):
                 return f"message {number} {fault}"
-        if purpose != "predict" and all(one["role"] != "assistant" for one in self.messages(example)):
+        if purpose == "predict":
+            return ""
+        speakers = [one["role"] for one in self.messages(example)]
+        if "assistant" not in speakers:
             return "no message is the assistant's"
+        if purpose == "evaluate" and speakers[-1] != "assistant":
+            return "the last message is not the assistant's, and there is no reply to compare with"
         return ""
 
     def messages(self, example: Example) -> list[Message]:
@@ -180,7 +185,7 @@ class Chat(Task):
         messages = self.config.messages(example)
         row: dict[str, np.ndarray] = {}
         if purpose == "predict" or (purpose == "evaluate" and self.config.generate):
-            prompt = self.conversation.prompt(_asked(messages, purpose))
+            prompt = self.conversation.prompt(_asked(messages))
             if len(prompt) > self.config.max_length:
                 raise ExampleError(
                     f"the prompt of the last reply is longer than max_length: it has {len(prompt)} tokens"
@@ -265,7 +270,7 @@ class Chat(Task):
     def shown(self, example: Example) -> dict[str, Any]:
         """Return the messages up to the last reply, and that reply."""
         messages = self.config.messages(example)
-        asked = _asked(messages, "evaluate")
+        asked = _asked(messages)
         answer = messages[len(asked)]["content"] if len(asked) < len(messages) else None
         return {"input": asked, **({} if answer is None else {"target": answer})}
 
@@ -302,9 +307,6 @@ class Chat(Task):
         return [reply.strip() for reply in replies]
 
 
-def _asked(messages: Sequence[Message], purpose: Purpose) -> Sequence[Message]:
-    """Return the messages before the last reply; all where a reply to the last of them is to be predicted."""
-    replies = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
-    if not replies or (purpose == "predict" and replies[-1] < len(messages) - 1):
-        return messages
-    return messages[: replies[-1]]
+def _asked(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages that a reply is to be written to: all but a reply that ends them."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages

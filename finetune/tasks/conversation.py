@@ -20,7 +20,7 @@ CHATML = (
 PLAIN = (
     "{% for message in messages %}"
     "### {{ message.role | capitalize }}:\n{{ message.content | trim }}"
-    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
@@ -76,14 +76,14 @@ class Conversation:
             # Many templates render no conversation that is empty.
             before = self.prompt(messages[:at]) if at else []
             after = self._ids(messages[: at + 1])
-            if after[: len(before)] != before or ids[: len(after)] != after:
+            # Line breaks behind the token that ends the turn may merge with what follows.
+            ends = [place for place in range(len(before), len(after)) if after[place] in self.stops]
+            stop = ends[-1] + 1 if ends else len(after)
+            if after[: len(before)] != before or ids[:stop] != after[:stop]:
                 raise ExampleError(
                     f"the chat template renders turn {at + 1} in another way where more follows, so that the "
                     "assistant's tokens cannot be told; use one with {% generation %} marks, or chatml"
                 )
-            # A line break behind the token that ends the turn is none of the reply.
-            ends = [place for place in range(len(before), len(after)) if ids[place] in self.stops]
-            stop = ends[-1] + 1 if ends else len(after)
             marks[len(before) : stop] = [True] * (stop - len(before))
         return ids, marks
 

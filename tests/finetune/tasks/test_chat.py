@@ -37,7 +37,7 @@ MARKED = CHATML.replace(
     "<|im_start|>{{ message.role }}\n{{ message.content | trim }}<|im_end|>\n",
     "<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' %}{% generation %}"
     "{{ message.content | trim }}<|im_end|>{% endgeneration %}{% else %}"
-    "{{ message.content | trim }}<|im_end|>{% endif %}\n",
+    "{{ message.content | trim }}<|im_end|>{% endif %}{{ '\n' }}",
 )
 
 
@@ -326,6 +326,18 @@ def test_a_language_models_head_is_part_of_its_trunk(decoders: dict[str, Path], 
     """A frozen trunk leaves nothing to train, and LoRA does not train the head whole."""
     start = made(decoders["llama"]).build_model(str(decoders["llama"]), from_scratch=from_scratch)
     assert ("lm_head.weight" in start.head) == from_scratch
+
+
+def test_a_conversation_that_ends_in_a_question_is_answered_and_not_evaluated(
+    decoders: dict[str, Path],
+) -> None:
+    task = made(decoders["gpt2"])
+    record = talk("def", "return", "and then?")
+    assert task.config.fault(record) == task.config.fault(record, "predict") == ""
+    assert "the last message is not the assistant's" in task.config.fault(record, "evaluate")
+    assert task.shown(record) == {"input": record["messages"]}
+    (row,) = task.encode(record, "predict")
+    assert task.tokenizer.decode(row["prompt_ids"]).endswith("and then?\n\n### Assistant:\n")
 
 
 def test_an_instruction_is_a_conversation_of_two_turns(decoders: dict[str, Path]) -> None:
