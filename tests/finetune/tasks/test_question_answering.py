@@ -172,7 +172,7 @@ def test_padding_changes_nothing(tasks: dict[str, QuestionAnswering], family: st
 def test_a_row_without_the_answer_points_at_its_first_token(tasks: dict[str, QuestionAnswering]) -> None:
     """As one with a part of it does; an answer ends wherever a row may."""
     task = tasks["bert"]
-    for start in range(100, 160, 3):
+    for start in range(40, 300, 2):
         text = SOURCE[start : start + 30].rstrip()
         wanted = {start + at for at, letter in enumerate(text) if letter.strip()}
         rows, whole = task.encode(question(SOURCE[:400], text), "evaluate"), 0
@@ -252,7 +252,9 @@ def test_a_prediction_needs_no_answers(tasks: dict[str, QuestionAnswering]) -> N
     (prediction,) = task.decide([asked], [found.outputs])
     assert set(prediction) == {"prediction", "start", "end", "probability", "no_answer"}
     assert json.loads(json.dumps(prediction)) == prediction
-    assert task.shown(asked) == {"input": asked}
+    for answers in (None, ["what predictions do not look at"]):
+        assert task.shown({**asked, "answers": answers}) == {"input": asked}
+    assert task.shown({**asked, "is_impossible": True}) == {"input": asked, "target": []}
 
 
 @pytest.mark.parametrize(
@@ -347,17 +349,19 @@ def test_scores_are_squads_own(places: dict[str, Path]) -> None:
         assert np.mean(judged) == pytest.approx(found["f1"])
 
 
+@pytest.mark.parametrize("family", ["bert", "own"])
 def test_the_usage_on_the_card_finds_the_models_span(
-    tasks: dict[str, QuestionAnswering], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tasks: dict[str, QuestionAnswering], family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """transformers 5 has no pipeline for it."""
-    task = tasks["bert"]
+    task = tasks[family]
     asked = {"question": "def build?", "context": "import def torch"}
     model = task.build_model(task.path, from_scratch=False).model.eval()
     row, *others = task.encode(asked, "predict")
     with torch.no_grad():
         (found,) = task.predict(model, task.collate([row])).outputs
     assert not others
+    assert task.usage.startswith("import lumbre") == (family == "own")
     model.save_pretrained(tmp_path)
     task.save(tmp_path)
     usage = task.usage.replace("THE QUESTION", asked["question"]).replace("THE CONTEXT", asked["context"])
