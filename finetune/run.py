@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lumbre import distributed
 from lumbre.checkpoint import Checkpoints, differences
-from lumbre.errors import ExitStatus, RunFolderError
+from lumbre.errors import ConfigError, ExitStatus, RunFolderError
 from lumbre.files import explained, write_json
 from lumbre.hardware import Peak
 from lumbre.run_folder import claim, record_exit, write_config
@@ -28,7 +28,7 @@ from .examples import Skips, Split, encoded, usable
 from .identity import fingerprints, identity, recipe
 from .methods import parameter_counts
 from .predictions import write_predictions
-from .selection import BestEvaluation
+from .selection import BestEvaluation, unknown_metric
 from .tasks import Task
 from .variants import Variant, variants
 
@@ -101,6 +101,9 @@ def read(config: FinetuneConfig) -> Inputs:
     records = usable(config.task, examples, policy, skips)
     state = config.task.learn({split: [one for _, one in pairs] for split, pairs in records.items()})
     task = config.task.build(config.model.path, state)
+    known = (*task.metrics, "loss")
+    if config.selection.metric not in (None, *known):
+        raise ConfigError([unknown_metric(str(config.selection.metric), known)])
     splits = encoded(task, records, policy, skips)
     for line in skips.lines():
         say(line)

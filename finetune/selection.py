@@ -1,6 +1,6 @@
 """What the evaluations of a run decide: whether it ends early, and whether its best weights are kept."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lumbre.config import Config
+from lumbre.config.base import suggest
 from lumbre.engine import Engine
-from lumbre.errors import Problem
+from lumbre.errors import ConfigError, Problem
 from lumbre.files import explained, sync
 
 BEST_FILE = "best.safetensors"
@@ -36,6 +37,11 @@ class SelectionConfig(Config):
             yield Problem("min_gain", "nothing is chosen by it", remedy)
 
 
+def unknown_metric(name: str, known: Sequence[str]) -> Problem:
+    """Return the problem of a metric that no evaluation has."""
+    return Problem("selection.metric", f"an evaluation has no {name!r}", suggest(name, known))
+
+
 class BestEvaluation:
     """Keeps the weights of the best evaluation in the run folder, and counts those since."""
 
@@ -53,6 +59,8 @@ class BestEvaluation:
 
     def observe(self, engine: Engine, step: int, metrics: Mapping[str, float]) -> None:
         """Compare with the best so far; write the weights where they are better."""
+        if self._metric not in metrics:
+            raise ConfigError([unknown_metric(self._metric, list(metrics))])
         value = metrics[self._metric] * (-1 if self._metric == "loss" else 1)
         if self.best is not None and not value > self.best + self._config.min_gain:
             self._since += 1

@@ -11,6 +11,7 @@ from torch import nn
 
 from finetune.selection import BestEvaluation, SelectionConfig
 from lumbre.engine import AccelerateConfig
+from lumbre.errors import ConfigError
 from lumbre.optim import AdamWConfig
 
 
@@ -52,6 +53,12 @@ def test_a_gain_that_is_too_small_counts_for_nothing() -> None:
     for step, value in enumerate([0.5, 0.55, 0.59]):
         selection.observe(ENGINE, step, {"accuracy": value})
     assert (selection.best_step, selection.done) == (0, True)
+
+
+def test_a_metric_that_no_evaluation_has_is_told_with_those_there_are() -> None:
+    selection = BestEvaluation(SelectionConfig(metric="accurcy"), "accuracy", Path())
+    with pytest.raises(ConfigError, match="'accurcy'; did you mean 'accuracy'"):
+        selection.observe(ENGINE, 1, {"accuracy": 0.5, "loss": 1.0})
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
