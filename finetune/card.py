@@ -32,11 +32,6 @@ Fine-tuned with Lumbre {purpose} from `{start}`: {steps}, seed {seed}.
 
 def write_card(folder: Path, config: FinetuneConfig, task: Task, metrics: Mapping[str, float]) -> None:
     """Write README.md beside the model."""
-    own = task.model_config.model_type == "lumbre"
-    usage = "import lumbre  # registers the model type\n" if own else ""
-    usage += f'from transformers import pipeline\n\nmodel = pipeline("{task.pipeline}", "THIS FOLDER")'
-    if task.usage:
-        usage = task.usage
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     length = config.train
     text = CARD.format(
@@ -44,9 +39,13 @@ def write_card(folder: Path, config: FinetuneConfig, task: Task, metrics: Mappin
         name=config.name,
         purpose=task.purpose,
         start=Path(config.model.path).as_posix() + (" (fresh weights)" if config.model.from_scratch else ""),
-        steps=f"{length.epochs:g} epochs" if length.epochs is not None else f"{length.steps} steps",
+        steps=_count(length.epochs, "epoch") if length.epochs is not None else _count(length.steps, "step"),
         seed=config.seed,
         table=f"| metric | value |\n|---|---|\n{rows}",
-        usage=usage,
+        usage=task.usage_code(),
     )
     write_text(folder / "README.md", text)
+
+
+def _count(number: float | None, what: str) -> str:
+    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"

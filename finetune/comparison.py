@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, Any]
+MOST_COLUMNS = 4
+"""Metrics of the printed table; results.json has all."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def show(comparison: Comparison) -> None:
 
 def _runs(comparison: Comparison) -> Table:
     rows = [row for model in comparison.models for row in comparison.chosen(model)[1]]
-    names = [name for name in (*comparison.metrics, "loss") if name in rows[0]]
+    names = [name for name in (*comparison.metrics[:MOST_COLUMNS], "loss") if name in rows[0]]
     title = f"Fine-tuning, {rows[0].get('split', 'test')} split"
     table = Table(title=title, title_justify="left")
     table.add_column("model")

@@ -159,6 +159,14 @@ class Task(ABC):
         """Return how good one prediction is, 0 to 1; None where there is no such thing for one example."""
         return None
 
+    def usage_code(self) -> str:
+        """Return Python that uses the fine-tuned model; a model type of ours is registered first."""
+        own = self.model_config.model_type == "lumbre"
+        code = self.usage or (
+            f'from transformers import pipeline\n\nmodel = pipeline("{self.pipeline}", "THIS FOLDER")'
+        )
+        return f"import lumbre  # registers the model type\n{code}" if own else code
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer and what `restored` reads beside a fine-tuned model."""
         self.tokenizer.save_pretrained(folder)

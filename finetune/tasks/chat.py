@@ -25,7 +25,7 @@ from .generation import GenerationConfig
 from .packing import check_packing, packed, run_packed
 
 USAGE = """\
-{registers}from transformers import pipeline
+from transformers import pipeline
 
 chat = pipeline("text-generation", "THIS FOLDER")
 reply = chat([{{"role": "user", "content": "..."}}], max_new_tokens={tokens}, do_sample=False)
@@ -144,9 +144,7 @@ class Chat(Task):
         self.config = config
         self.generates = config.generate
         self.conversation = Conversation(self.tokenizer, config.chat_template, path)
-        registers = "import lumbre  # registers the model type\n"
-        own = self.model_config.model_type == "lumbre"
-        self.usage = USAGE.format(registers=registers if own else "", tokens=config.max_new_tokens)
+        self.usage = USAGE.format(tokens=config.max_new_tokens)
         self._positions = getattr(self.model_config, "max_position_embeddings", None) or math.inf
         longest = config.max_length + (config.max_new_tokens if config.generate else 0)
         if longest > self._positions:

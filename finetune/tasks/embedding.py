@@ -32,7 +32,7 @@ METRICS: Mapping[Evaluation, tuple[str, ...]] = {
 }
 MODULES = ("Transformer", "Pooling", "Normalize")
 USAGE = """\
-{registers}from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("THIS FOLDER")
 model.encode(["..."])"""
@@ -140,8 +140,7 @@ class Embedding(Task):
         super().__init__(config, path, state)
         self.config = config
         self.metrics = METRICS[config.evaluated]
-        own = self.model_config.model_type == "lumbre"
-        self.usage = USAGE.format(registers="import lumbre  # registers the model type\n" if own else "")
+        self.usage = USAGE
 
     def auto_class(self) -> Any:
         """Return the Auto class of models without a head."""

@@ -133,8 +133,6 @@ print(tokenizer.decode(encoded["input_ids"][0, start : end + 1]))"""
         self.config = config
         self._has_types = "token_type_ids" in self.tokenizer.model_input_names
         self._reader = QuestionReader(self.tokenizer.backend_tokenizer)
-        if self.model_config.model_type == "lumbre":
-            self.usage = f"import lumbre  # registers the model type\n{self.usage}"
         self.metrics = ("f1", "exact_match")
         if state["no_answers"]:
             parts = ("has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match")

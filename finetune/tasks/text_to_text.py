@@ -33,7 +33,7 @@ FAMILY_KEYS = (
 )
 """What a folder's generation config says of its vocabulary, not of how to write."""
 USAGE = """\
-{own}from transformers import {auto_class}, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 model = {auto_class}.from_pretrained("THIS FOLDER")
@@ -275,9 +275,7 @@ class TextToText(Task):
             special = ", add_special_tokens=False"
         elif self._start is not None and not frame.closing:
             text += self.tokenizer.decode([frame.end])
-        own = self.model_config.model_type == "lumbre"
         return USAGE.format(
-            own="import lumbre  # registers the model type\n" if own else "",
             auto_class=self._rows.auto_class,
             text=repr(text),
             special=special,

@@ -176,11 +176,11 @@ def test_the_card_shows_code_that_runs(
     model_of(task).save_pretrained(tmp_path)
     task.save(tmp_path)
     monkeypatch.setattr(transformers, "pipeline", partial(transformers.pipeline, device="cpu"))
-    *lines, last = task.usage.replace("THIS FOLDER", str(tmp_path)).splitlines()
+    *lines, last = task.usage_code().replace("THIS FOLDER", str(tmp_path)).splitlines()
     scope: dict[str, Any] = {}
     exec("\n".join(lines), scope)
     assert isinstance(eval(last, scope), str)
-    assert ("import lumbre" in task.usage) == (family == "own")
+    assert ("import lumbre" in task.usage_code()) == (family == "own")
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -361,10 +361,12 @@ def test_the_usage_on_the_card_finds_the_models_span(
     with torch.no_grad():
         (found,) = task.predict(model, task.collate([row])).outputs
     assert not others
-    assert task.usage.startswith("import lumbre") == (family == "own")
+    assert task.usage_code().startswith("import lumbre") == (family == "own")
     model.save_pretrained(tmp_path)
     task.save(tmp_path)
-    usage = task.usage.replace("THE QUESTION", asked["question"]).replace("THE CONTEXT", asked["context"])
+    usage = (
+        task.usage_code().replace("THE QUESTION", asked["question"]).replace("THE CONTEXT", asked["context"])
+    )
     exec(usage.replace("THIS FOLDER", str(tmp_path)), {})
     span = row["input_ids"][found.start_T.argmax() : found.end_T.argmax() + 1]
     assert capsys.readouterr().out.splitlines()[-1] == task.tokenizer.decode(span)
