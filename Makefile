@@ -36,7 +36,7 @@ quickstart: install
 
 test: install
 	@echo "==> tests (the fast tier)"
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .

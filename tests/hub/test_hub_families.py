@@ -30,7 +30,10 @@ def test_logits_are_transformers_own(family: Any, data: st.DataObject) -> None:
         batch = inputs(pair, padded)
         with torch.no_grad():
             wanted, found = (one(**batch).logits[read(batch)] for one in (pair.theirs, pair.ours))
-        assert (found - wanted).abs().max() <= 1e-5 * max(1.0, wanted.abs().max().item())
+            exact = deepcopy(pair.theirs).double()(**batch).logits[read(batch)]
+        # Random weights can be such that float32 itself is no nearer.
+        rounding = 4 * (wanted - exact).abs().max().item()
+        assert (found - wanted).abs().max() <= max(1e-5 * max(1.0, wanted.abs().max().item()), rounding)
 
 
 @pytest.mark.parametrize(
