@@ -48,12 +48,11 @@ TASKS: dict[str, dict[str, Any]] = {
             "max_target_length": 64,
         },
         "batch_size": 16,
+        "parts": 4,
         "learning_rate": 5e-4,
         "epochs": 1,
     },
 }
-MICRO = 4
-"""Micro batches of a batch on our side: length buckets need several."""
 
 
 def spread(records: list[Any], number: int) -> list[Any]:
@@ -181,7 +180,7 @@ def ours(job: dict[str, Any], folder: Path) -> tuple[float, float]:
         "train": {
             "epochs": job["epochs"],
             "global_batch_size": job["batch_size"],
-            "micro_batch_size": job["batch_size"] // MICRO,
+            "micro_batch_size": job["batch_size"] // job.get("parts", 1),
             "log_every": 50,
             "eval_every": 10**6,
         },

@@ -18,6 +18,7 @@ from .predictions import line
 from .run import MODEL_FOLDER, RESULT_FILE, say
 from .tasks import ExampleError, Row, Task, restored
 from .tasks.base import TASK_FILE, begin
+from .unpadding import unpad
 
 CHUNK = 16
 """Batches that are read at a time, so that like lengths can go together."""
@@ -36,6 +37,8 @@ def predict(place: Path, source: Path, target: Path | None, batch_size: int, *, 
     task = restored(folder)
     device = distributed.device()
     model = task.build_model(str(folder), from_scratch=False).model.eval().to(device)
+    if device.type == "cpu":
+        unpad(model)
 
     def outputs_of(rows: list[Row]) -> list[Any]:
         out: list[Any] = [None] * len(rows)

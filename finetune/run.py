@@ -30,6 +30,7 @@ from .methods import parameter_counts
 from .predictions import write_predictions
 from .selection import BestEvaluation, unknown_metric
 from .tasks import Task
+from .unpadding import unpad
 from .variants import Variant, variants
 
 CONFIG = FinetuneConfig
@@ -173,6 +174,8 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
         dropout=config.model.dropout,
         loading=config.method.loading(),
     )
+    if distributed.device().type == "cpu" and not config.engine.compile:
+        unpad(start.model)
     model = config.method.apply(start.model, start.head)
     trained, whole = parameter_counts(model)
     if start.new and not config.model.from_scratch:
