@@ -27,8 +27,11 @@ class Padding:
     in_order: int
     """The same, were rows put in micro batches of one size in the order drawn."""
 
-    def __str__(self) -> str:
+    def told(self, *, unpadded: bool) -> str:
+        """Return it in words; `unpadded` says that the model computes none of it."""
         shares = [1 - self.tokens / padded for padded in (self.bucketed, self.in_order)]
+        if unpadded:
+            return f"padding: none is computed ({shares[1]:.0%} of a padded batch would be)"
         return f"padding: {shares[0]:.0%} of the tokens computed ({shares[1]:.0%} without length buckets)"
 
 

@@ -30,7 +30,7 @@ from .methods import parameter_counts
 from .predictions import write_predictions
 from .selection import BestEvaluation, unknown_metric
 from .tasks import Task
-from .unpadding import unpad
+from .unpadding import is_unpadded, unpad
 from .variants import Variant, variants
 
 CONFIG = FinetuneConfig
@@ -205,7 +205,7 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
         selection=selection,
     )
     trainer.restore()
-    say(str(batches(0).padding(length.steps)))
+    say(batches(0).padding(length.steps).told(unpadded=is_unpadded(model)))
     # Not earlier: a run that is refused leaves the folder as it was.
     write_config(variant.asked.folder, variant.asked)
     write_config(folder, config)

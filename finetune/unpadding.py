@@ -72,6 +72,11 @@ def unpad(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_unpadded(model: nn.Module) -> bool:
+    """Return whether the model's encoder leaves padding out."""
+    return any(type(one).__name__ in ENCODERS and "forward" in vars(one) for one in model.modules())
+
+
 def _unpad(encoder: Any) -> None:
     from transformers import AttentionInterface
 

@@ -119,7 +119,13 @@ def test_groups_hold_every_row_once_and_none_is_larger_than_an_even_share_of_the
 def test_like_lengths_together_waste_less() -> None:
     padding = batches(micro=2).padding(STEPS)
     assert padding.tokens < padding.bucketed < padding.in_order
-    assert str(padding).startswith("padding: ")
+    bucketed, in_order = (1 - padding.tokens / padded for padded in (padding.bucketed, padding.in_order))
+    told = f"padding: {bucketed:.0%} of the tokens computed ({in_order:.0%} without length buckets)"
+    assert padding.told(unpadded=False) == told
+    assert (
+        padding.told(unpadded=True)
+        == f"padding: none is computed ({in_order:.0%} of a padded batch would be)"
+    )
 
 
 def test_the_padding_is_that_of_the_micro_batches() -> None:

@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from finetune.unpadding import ENCODERS, unpad
+from finetune.unpadding import ENCODERS, is_unpadded, unpad
 
 CONFIGS = (BertConfig, RobertaConfig, XLMRobertaConfig, CamembertConfig, ElectraConfig)
 HEADS = (
@@ -82,6 +82,7 @@ def measured(
 def test_every_family_and_head_computes_the_same(kind: Any, head: Any) -> None:
     padded = made(kind, head)
     unpadded = unpad(copy.deepcopy(padded))
+    assert (is_unpadded(padded), is_unpadded(unpadded)) == (False, True)
     rows = batch([7, 30, 1, 12, 12, 3, 21])
     for one, two in zip(measured(padded, rows), measured(unpadded, rows), strict=True):
         assert len(one) == len(two) > 0
