@@ -11,7 +11,6 @@ question answering both saved models are scored by our scorer, after the clocks 
 """
 
 import argparse
-import csv
 import importlib.util
 import json
 import statistics
@@ -23,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lumbre.finetune.data import Example, Examples, JsonlConfig, SquadConfig, TableConfig
 
+SPLITS = {"train": "train", "validation": "dev"}
+"""What the files call them."""
 TASKS: dict[str, dict[str, Any]] = {
     "classification": {
         "metric": "accuracy",
@@ -60,53 +62,31 @@ def spread(records: list[Any], number: int) -> list[Any]:
     return [records[at * len(records) // number] for at in range(min(number, len(records)))]
 
 
-def sst2(data: Path) -> dict[str, list[dict[str, Any]]]:
+def sst2(data: Path) -> Examples:
     """Return SST-2's sentences and labels by split."""
-    out = {}
-    for split, name in (("train", "train.tsv"), ("validation", "dev.tsv")):
-        with (data / "sst2" / name).open(encoding="utf-8") as stream:
-            rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
-        out[split] = [{"sentence": text, "label": int(label)} for text, label in rows]
-    return out
+    files = {split: str(data / "sst2" / f"{name}.tsv") for split, name in SPLITS.items()}
+    found = TableConfig(**files, columns=["sentence", "label"]).build()
+    return {
+        split: [{**one, "label": int(one["label"])} for one in records] for split, records in found.items()
+    }
 
 
-def squad(data: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return SQuAD 1.1's questions by split."""
-    out = {}
-    for split, name in (("train", "train-v1.1.json"), ("validation", "dev-v1.1.json")):
-        articles = json.loads((data / "squad" / name).read_bytes())["data"]
-        out[split] = [
-            {
-                "id": question["id"],
-                "question": question["question"],
-                "context": paragraph["context"],
-                "answers": {
-                    "text": [answer["text"] for answer in question["answers"]],
-                    "answer_start": [answer["answer_start"] for answer in question["answers"]],
-                },
-            }
-            for article in articles
-            for paragraph in article["paragraphs"]
-            for question in paragraph["qas"]
-        ]
-    # Both sides take the answer where the file says it is.
-    out["train"] = [one for one in out["train"] if _stands_there(one)]
-    return out
+def squad(data: Path) -> Examples:
+    """Return SQuAD 1.1's questions by split; both sides take an answer where the file says it is."""
+    files = {split: str(data / "squad" / f"{name}-v1.1.json") for split, name in SPLITS.items()}
+    found = SquadConfig(**files).build()
+    return {**found, "train": [one for one in found["train"] if _stands_there(one)]}
 
 
-def _stands_there(one: dict[str, Any]) -> bool:
+def _stands_there(one: Example) -> bool:
     text, start = one["answers"]["text"][0], one["answers"]["answer_start"][0]
     return bool(one["context"][start : start + len(text)] == text)
 
 
-def dialogsum(data: Path) -> dict[str, list[dict[str, Any]]]:
+def dialogsum(data: Path) -> Examples:
     """Return dialogues and their summaries by split."""
-    out = {}
-    for split, name in (("train", "train.jsonl"), ("validation", "dev.jsonl")):
-        lines = (data / "dialogsum" / name).read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        out[split] = [{"dialogue": one["dialogue"], "summary": one["summary"]} for one in records]
-    return out
+    files = {split: str(data / "dialogsum" / f"{name}.jsonl") for split, name in SPLITS.items()}
+    return JsonlConfig(**files).build()
 
 
 READERS = {"classification": sst2, "question_answering": squad, "summarization": dialogsum}
@@ -222,7 +202,6 @@ def theirs(job: dict[str, Any], folder: Path) -> tuple[float, float]:
 def scored(job: dict[str, Any], model: Path) -> float:
     """Return our scorer's metric of their model, by one evaluation."""
     import torch
-    from lumbre.finetune.data import JsonlConfig
     from lumbre.finetune.evaluation import TaskEvaluator
     from lumbre.finetune.examples import Skips, encoded, usable
     from lumbre.finetune.tasks import TaskConfig

@@ -1,6 +1,9 @@
 """What each packing wastes and takes: documents of log-normal length, mean about 300 tokens, sigma 1.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/packing_waste.py [TOKENS]
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/packing_waste.py [TOKENS | FOLDER]
+
+FOLDER is a prepared data folder, whose training split is then packed instead, such as WikiText's:
+`lumbre prepare quickstart-bert data.folder=wt 'data.sources=[{type: text, paths: [FILE], documents: line}]'`.
 
 Rows are those of a shuffled epoch's beginning, from the page cache. A needless cut is one that the length of
 a document does not ask for.
@@ -14,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from lumbre.pretrain.data.order import GlobalOrder
 from lumbre.pretrain.data.packing import BestFitConfig, PackingConfig, Rows
-from lumbre.pretrain.data.shards import Documents, Shard
+from lumbre.pretrain.data.shards import Documents, PreparedData, Shard
 
 MEAN = 300
 SIGMA = 1.0
@@ -22,10 +25,13 @@ SHARD_TOKENS = 1 << 26
 SAMPLES = 20_000
 
 
-def main(tokens: int) -> None:
+def main(what: str) -> None:
     """Print a line for each length of row and packing, and one for the windows of best_fit."""
     with tempfile.TemporaryDirectory() as folder:
-        documents = written(Path(folder), tokens)
+        if what.isdecimal():
+            documents = written(Path(folder), int(what))
+        else:
+            documents = PreparedData.open(what).split("train")
         print(f"{documents.num_documents:,} documents, {documents.num_tokens:,} tokens", flush=True)
         for seq_length in (512, 1024):
             for name in sorted(PackingConfig.members, key="concatenate".__ne__):
@@ -78,4 +84,4 @@ def written(folder: Path, tokens: int) -> Documents:
 
 
 if __name__ == "__main__":
-    main(*[int(argument) for argument in sys.argv[1:]] or [50_000_000])
+    main(*sys.argv[1:] or ["50000000"])

@@ -11,6 +11,7 @@ the same settings from the pretrained weights and from fresh ones. The table is 
 import argparse
 import csv
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,27 +22,65 @@ import yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 LUMBRE = str(Path(sys.executable).parent / "lumbre")
+SETS = ("wikitext2", "books", "imdb", "sst2", "ag_news", "cola", "squad", "dialogsum")
 SEEDS = [1, 2, 3, 4, 5]
 CLASSIFY = {"type": "classification", "max_length": 64}
 SUMMARIZE = {"type": "summarization", "text_field": "dialogue", "max_length": 256, "max_target_length": 48}
+AG_TEST = "ag_news_test.csv"
+"""AG News' test part with the columns of its training part."""
 TASKS: dict[str, dict[str, Any]] = {
-    "sst2": {"task": CLASSIFY, "data": {"train_limit": 1000}, "epochs": 8, "batch": 32},
-    "ag_news": {
+    "sst2": {
         "task": CLASSIFY,
-        "data": {"train_limit": 1000, "test_limit": 2000},
+        "data": {
+            "type": "table",
+            "columns": ["text", "label"],
+            **{"train": "sst2/train.tsv", "validation": "sst2/dev.tsv", "test": "sst2/test.tsv"},
+            "train_limit": 1000,
+        },
         "epochs": 8,
         "batch": 32,
     },
-    "cola": {"task": {**CLASSIFY, "metric": "matthews"}, "data": {}, "epochs": 3, "batch": 32},
+    "ag_news": {
+        "task": CLASSIFY,
+        "data": {
+            "type": "table",
+            "columns": ["text", "label"],
+            **{"train": "ag_news/lst_train.csv", "validation_share": 0.2, "test": AG_TEST},
+            **{"train_limit": 1000, "test_limit": 2000},
+        },
+        "epochs": 8,
+        "batch": 32,
+    },
+    "cola": {
+        "task": {**CLASSIFY, "metric": "matthews"},
+        "data": {
+            "type": "table",
+            "columns": ["source", "label", "star", "text"],
+            "train": "cola/in_domain_train.tsv",
+            "validation": "cola/in_domain_dev.tsv",
+            "test": "cola/out_of_domain_dev.tsv",
+        },
+        "epochs": 3,
+        "batch": 32,
+    },
     "squad": {
         "task": {"type": "question_answering", "max_length": 256, "stride": 64, "no_answers": False},
-        "data": {"train_limit": 2000, "validation_limit": 300, "test_limit": 500, "on_bad_example": "skip"},
+        "data": {
+            "type": "squad",
+            **{"train": "squad/train-v1.1.json", "validation_share": 0.05, "test": "squad/dev-v1.1.json"},
+            **{"train_limit": 2000, "validation_limit": 300, "test_limit": 500},
+            "on_bad_example": "skip",
+        },
         "epochs": 2,
         "batch": 16,
     },
     "dialogsum": {
         "task": SUMMARIZE,
-        "data": {"train_limit": 2000, "validation_limit": 50, "test_limit": 150},
+        "data": {
+            "type": "jsonl",
+            **{"train": "dialogsum/train.jsonl", "validation_share": 0.05, "test": "dialogsum/dev.jsonl"},
+            **{"train_limit": 2000, "validation_limit": 50, "test_limit": 150},
+        },
         "epochs": 2,
         "batch": 16,
     },
@@ -67,14 +106,14 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
-    for name in ("wikitext2", "books", "imdb"):
+    for name in SETS:
         if not (chosen.work / name).exists():
             (chosen.work / name).symlink_to((chosen.data / name).resolve())
+    write_ag_test(chosen.work)
     for model in chosen.models:
         lumbre(chosen.work, "pretrain", str((CONFIGS / f"pays-{model}.yaml").resolve()))
         for task in TASKS_OF[model]:
             if task in chosen.tasks:
-                write_splits(task, chosen.data, chosen.work / "splits" / task)
                 finetune(chosen.work, model, task)
     table = "\n".join(rows(chosen.work))
     (chosen.work / "table.md").write_text(table + "\n", encoding="utf-8")
@@ -97,11 +136,7 @@ def finetune(work: Path, model: str, task: str) -> None:
         "compare_with_scratch": True,
         "model": {"path": f"runs/pays-{model}/model"},
         "task": settings["task"],
-        "data": {
-            "type": "jsonl",
-            **{split: f"splits/{task}/{split}.jsonl" for split in ("train", "validation", "test")},
-            **settings["data"],
-        },
+        "data": settings["data"],
         "selection": {"keep": "best"},
         "optimizer": {"type": "adamw", "learning_rate": RATES[model], "weight_decay": 0.01},
         "schedule": {"type": "linear", "warmup": 0.1},
@@ -134,105 +169,18 @@ def rows(work: Path) -> Iterable[str]:
                 start: [row[metric] for row in results["rows"] if row["model"] == start]
                 for start in ("scratch", "pretrained")
             }
-            cells = [f"{sum(its) / len(its):.3f} ± {_std(its):.3f}" for its in values.values()]
+            cells = [f"{statistics.mean(its):.3f} ± {statistics.stdev(its):.3f}" for its in values.values()]
             test = stats.ttest_rel(values["pretrained"], values["scratch"])
             gain = f"{results['gain']['mean']:+.3f} ± {results['gain']['standard_error']:.3f}"
             yield f"| {model} | {task} | {metric} | {' | '.join(cells)} | {gain} | p = {test.pvalue:.2g} |"
 
 
-def _std(values: list[float]) -> float:
-    mean = sum(values) / len(values)
-    return float((sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5)
-
-
-def write_splits(task: str, data: Path, folder: Path) -> None:
-    """Write a task's records as JSON lines, a file a split, if that has not been done."""
-    if (folder / "test.jsonl").is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, records in SPLITS[task](data).items():
-        lines = "".join(json.dumps(one) + "\n" for one in records)
-        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
-
-
-def sst2(data: Path) -> dict[str, list[Any]]:
-    """Return SST-2 with its own splits."""
-    files = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
-    return {
-        split: [{"text": text, "label": int(label)} for text, label in tsv(data / "sst2" / name)]
-        for split, name in files.items()
-    }
-
-
-def ag_news(data: Path) -> dict[str, list[Any]]:
-    """Return AG News, the last fifth of its training part as validation."""
-    with (data / "ag_news" / "lst_train.csv").open(encoding="utf-8", newline="") as stream:
-        train = [{"text": text, "label": int(label)} for text, label in csv.reader(stream)]
-    with (data / "ag_news" / "test.csv").open(encoding="utf-8", newline="") as stream:
-        test = [{"text": f"{title} {text}", "label": int(label)} for label, title, text in csv.reader(stream)]
-    cut = len(train) * 4 // 5
-    return {"train": train[:cut], "validation": train[cut:], "test": test}
-
-
-def cola(data: Path) -> dict[str, list[Any]]:
-    """Return CoLA; validation is in-domain, test out-of-domain development data."""
-    files = {
-        "train": "in_domain_train.tsv",
-        "validation": "in_domain_dev.tsv",
-        "test": "out_of_domain_dev.tsv",
-    }
-    return {
-        split: [{"text": row[3], "label": int(row[1])} for row in tsv(data / "cola" / name)]
-        for split, name in files.items()
-    }
-
-
-def squad(data: Path) -> dict[str, list[Any]]:
-    """Return SQuAD 1.1: its training part, and its development part by article as validation and test."""
-    articles = {
-        part: json.loads((data / "squad" / f"{part}-v1.1.json").read_bytes())["data"]
-        for part in ("train", "dev")
-    }
-    parts = {"train": articles["train"], "validation": articles["dev"][::2], "test": articles["dev"][1::2]}
-    return {
-        split: [
-            {
-                "id": one["id"],
-                "question": one["question"],
-                "context": paragraph["context"],
-                "answers": {
-                    "text": [answer["text"] for answer in one["answers"]],
-                    "answer_start": [answer["answer_start"] for answer in one["answers"]],
-                },
-            }
-            for article in its
-            for paragraph in article["paragraphs"]
-            for one in paragraph["qas"]
-        ]
-        for split, its in parts.items()
-    }
-
-
-def dialogsum(data: Path) -> dict[str, list[Any]]:
-    """Return DialogSum with its own splits; of several summaries of a dialogue the first."""
-    out = {}
-    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        lines = (data / "dialogsum" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        out[split] = [
-            {"dialogue": one["dialogue"], "summary": one.get("summary", one.get("summary1"))}
-            for one in records
-        ]
-    return out
-
-
-def tsv(file: Path) -> list[list[str]]:
-    """Return a file's rows."""
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-SPLITS = {"sst2": sst2, "ag_news": ag_news, "cola": cola, "squad": squad, "dialogsum": dialogsum}
+def write_ag_test(work: Path) -> None:
+    """Write AG News' test part, whose columns are label, title and text, as text and label."""
+    with (work / "ag_news" / "test.csv").open(encoding="utf-8", newline="") as stream:
+        found = [(f"{title} {text}", label) for label, title, text in csv.reader(stream)]
+    with (work / AG_TEST).open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows(found)
 
 
 if __name__ == "__main__":

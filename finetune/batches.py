@@ -64,7 +64,7 @@ class EpochBatches:
 
     def groups(self, step: int) -> list[list[int]]:
         """Return the rows of every micro batch of a step, over all ranks, the longest first."""
-        chosen = [self._sample(step * self._global + at) for at in range(self._global)]
+        chosen = [self.sample(step * self._global + at) for at in range(self._global)]
         unit = self._task.unit
         units = [chosen[at : at + unit] for at in range(0, self._global, unit)]
         longest = np.array([self._lengths[one].max() for one in units])
@@ -75,13 +75,14 @@ class EpochBatches:
         """Return what the first steps compute beside the rows themselves, at most an epoch."""
         tokens = bucketed = in_order = 0
         for step in range(max(1, min(steps, len(self._rows) // self._global))):
-            chosen = np.array([self._sample(step * self._global + at) for at in range(self._global)])
+            chosen = np.array([self.sample(step * self._global + at) for at in range(self._global)])
             tokens += int(self._lengths[chosen].sum())
             bucketed += sum(len(group) * int(self._lengths[group].max()) for group in self.groups(step))
             in_order += int(self._lengths[chosen].reshape(-1, self._micro).max(axis=1).sum()) * self._micro
         return Padding(tokens, bucketed, in_order)
 
-    def _sample(self, sample: int) -> int:
+    def sample(self, sample: int) -> int:
+        """Return the row that sample so-and-so of the stream is."""
         epoch, at = divmod(sample, len(self._rows))
         if epoch != self._epoch:
             chance = distributed.random(self._seed, distributed.Stream.ORDER, epoch)

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from lumbre.errors import DataError
 
-from .data import Example, Examples
+from .data import Example, Examples, Policy
 from .tasks import ExampleError, Row, Task, TaskConfig
 from .tasks.base import Purpose, begin
 
-Policy = Literal["error", "skip"]
 MOST_FAULTS = 5
 
 

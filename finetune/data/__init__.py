@@ -1,6 +1,6 @@
 """Labelled examples: where they come from, by split; one file a source."""
 
-from .base import Example, Examples, ExamplesConfig
+from .base import Example, Examples, ExamplesConfig, Policy
 from .conll import ConllConfig
 from .hub import HubConfig
 from .jsonl import JsonlConfig
@@ -17,6 +17,7 @@ __all__ = [
     "HubConfig",
     "JsonlConfig",
     "ParallelConfig",
+    "Policy",
     "SquadConfig",
     "StdlibFunctionsConfig",
     "TableConfig",

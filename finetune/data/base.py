@@ -17,6 +17,10 @@ Examples = dict[str, list[Example]]
 """Records by split: train, validation and, where there is one, test."""
 
 
+Policy = Literal["error", "skip"]
+"""What an example that a task cannot use comes to."""
+
+
 class ExamplesConfig(Choice):
     """Where labelled examples come from."""
 
@@ -31,7 +35,7 @@ class ExamplesConfig(Choice):
 
     A record's own hash says where it goes, so that records which are added later move no other.
     """
-    on_bad_example: Literal["error", "skip"] = "error"
+    on_bad_example: Policy = "error"
     """Whether an example that the task cannot use ends the run, or is left out and counted."""
 
     def problems(self) -> Iterator[Problem]:

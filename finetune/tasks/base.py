@@ -231,6 +231,11 @@ def begin(example: Example) -> str:
     return textwrap.shorten(json.dumps(example, ensure_ascii=False, default=str), 120)
 
 
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor in float32, or in float64 where it is: what losses are computed in."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def padded(rows: Sequence[Row], name: str, value: int, *, left: bool = False) -> torch.Tensor:
     """Return the rows' arrays of that name as one tensor [B, T], padded to the longest."""
     longest = max(len(row[name]) for row in rows)

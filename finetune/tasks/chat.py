@@ -19,7 +19,19 @@ from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
 from ..pretrained import Start
-from .base import ExampleError, Predicted, Prediction, Purpose, Row, Task, TaskConfig, inputs, missing, padded
+from .base import (
+    ExampleError,
+    Predicted,
+    Prediction,
+    Purpose,
+    Row,
+    Task,
+    TaskConfig,
+    at_least_float32,
+    inputs,
+    missing,
+    padded,
+)
 from .conversation import Conversation, Message
 from .generation import GenerationConfig
 from .packing import check_packing, packed, run_packed
@@ -287,8 +299,7 @@ class Chat(Task):
             ).logits
         wanted_BT = labels != NO_TARGET
         logits_NV = logits_BTV[wanted_BT]
-        wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-        return wide, labels[wanted_BT]
+        return at_least_float32(logits_NV), labels[wanted_BT]
 
     def _replies(self, model: Any, batch: Batch) -> list[str]:
         prompt_ids = batch["prompt_ids"]

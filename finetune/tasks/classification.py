@@ -19,7 +19,18 @@ from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
 from ..metrics import classification as metrics
-from .base import ExampleError, Predicted, Prediction, Purpose, Row, Task, TaskConfig, inputs, missing
+from .base import (
+    ExampleError,
+    Predicted,
+    Prediction,
+    Purpose,
+    Row,
+    Task,
+    TaskConfig,
+    at_least_float32,
+    inputs,
+    missing,
+)
 
 Kind = Literal["single_label", "multi_label", "regression"]
 METRICS: Mapping[Kind, tuple[str, ...]] = {
@@ -211,11 +222,13 @@ class Classification(Task):
 
     def decide(self, examples: Sequence[Example], outputs: Sequence[Sequence[Any]]) -> list[Prediction]:
         """Return the likeliest label, the labels above one half, or the number, with the probabilities."""
+        from scipy.special import expit, softmax
+
         logits = [rows[0] for rows in outputs]
         if self.config.problem == "regression":
             return [{"prediction": float(one[0])} for one in logits]
         if self.config.problem == "multi_label":
-            chances = [1 / (1 + np.exp(-one.astype(np.float64))) for one in logits]
+            chances = [expit(one.astype(np.float64)) for one in logits]
             return [
                 {
                     "prediction": [name for name, p in zip(self.labels, one, strict=True) if p > 0.5],
@@ -224,7 +237,10 @@ class Classification(Task):
                 for one in chances
             ]
         return [
-            {"prediction": self.labels[int(one.argmax())], "probabilities": self._by_label(_softmax(one))}
+            {
+                "prediction": self.labels[int(one.argmax())],
+                "probabilities": self._by_label(softmax(one.astype(np.float64))),
+            }
             for one in logits
         ]
 
@@ -304,8 +320,7 @@ class Classification(Task):
 
     def _logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
-        logits_BL: torch.Tensor = output.logits
-        return logits_BL.double() if logits_BL.dtype == torch.float64 else logits_BL.float()
+        return at_least_float32(output.logits)
 
 
 def _number(label: Any) -> float | None:
@@ -318,8 +333,3 @@ def _number(label: Any) -> float | None:
 
 def _numbers_first(label: str) -> tuple[int, int, str]:
     return (0, int(label), "") if label.isdecimal() else (1, 0, label)
-
-
-def _softmax(logits_L: np.ndarray) -> np.ndarray:
-    exponents_L: np.ndarray = np.exp(logits_L.astype(np.float64) - logits_L.max())
-    return np.asarray(exponents_L / exponents_L.sum())

@@ -22,7 +22,7 @@ from lumbre.trainer import Batch, LossOutput, Term
 from ..data import Example
 from ..metrics import classification, embedding
 from ..pretrained import Start
-from .base import Predicted, Prediction, Purpose, Row, Task, TaskConfig, inputs, missing
+from .base import Predicted, Prediction, Purpose, Row, Task, TaskConfig, at_least_float32, inputs, missing
 
 Loss = Literal["mnrl", "cosent", "cosine"]
 Evaluation = Literal["sts", "retrieval"]
@@ -213,8 +213,8 @@ class Embedding(Task):
     def embed(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the normalised embedding of each text [S, D]."""
         mask_ST = batch["attention_mask"]
-        x_STD = model(input_ids=batch["input_ids"], attention_mask=mask_ST).last_hidden_state
-        x_STD = x_STD if x_STD.dtype == torch.float64 else x_STD.float()
+        output = model(input_ids=batch["input_ids"], attention_mask=mask_ST)
+        x_STD = at_least_float32(output.last_hidden_state)
         if self.config.pooling == "cls":
             x_SD = x_STD[:, 0]
         else:

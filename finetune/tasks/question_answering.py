@@ -27,6 +27,7 @@ from .base import (
     Row,
     Task,
     TaskConfig,
+    at_least_float32,
     inputs,
     missing,
     padded,
@@ -287,9 +288,7 @@ print(tokenizer.decode(encoded["input_ids"][0, start : end + 1]))"""
         """Return the logits of start and end [2, B, T]; those of padding are as low as can be."""
         asked = {name: tensor for name, tensor in batch.items() if name not in (*POSITIONS, *CHARACTERS)}
         output = model(**asked)
-        logits_2BT = torch.stack([output.start_logits, output.end_logits])
-        if logits_2BT.dtype != torch.float64:
-            logits_2BT = logits_2BT.float()
+        logits_2BT = at_least_float32(torch.stack([output.start_logits, output.end_logits]))
         # transformers lets padding take its share of the probability: the loss would depend on it.
         lowest = torch.finfo(logits_2BT.dtype).min
         return logits_2BT.masked_fill(batch["attention_mask"] == 0, lowest)

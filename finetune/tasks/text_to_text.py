@@ -20,7 +20,7 @@ from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
 from ..pretrained import Start, check_fast, kind_of
-from .base import Predicted, Prediction, Purpose, Row, Task, TaskConfig, begin
+from .base import Predicted, Prediction, Purpose, Row, Task, TaskConfig, at_least_float32, begin
 from .generation import GenerationConfig
 from .text_rows import IGNORED, DecoderRows, EncoderDecoderRows, Frame, Rows
 
@@ -208,8 +208,7 @@ class TextToText(Task):
         return [one["prediction"] for one in predictions], [str(field_of(one, target)) for one in examples]
 
     def _sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        logits_BTV, labels_BT = self._rows.logits(model, batch), batch["labels"]
-        logits_BTV = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
+        logits_BTV, labels_BT = at_least_float32(self._rows.logits(model, batch)), batch["labels"]
         return F.cross_entropy(
             logits_BTV.flatten(0, 1),
             labels_BT.flatten(),

@@ -28,6 +28,7 @@ from .base import (
     Row,
     Task,
     TaskConfig,
+    at_least_float32,
     inputs,
     missing,
     padded,
@@ -257,8 +258,7 @@ class TokenClassification(Task):
 
     def _logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         asked = {name: tensor for name, tensor in batch.items() if name not in ("words", "labels")}
-        logits_BTL: torch.Tensor = model(**asked).logits
-        return logits_BTL if logits_BTL.dtype == torch.float64 else logits_BTL.float()
+        return at_least_float32(model(**asked).logits)
 
 
 def spaced(words: Sequence[Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Batches of training rows: which global batch is told by seed and epoch, how it is dealt by length."""
 
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def chosen(**keys: int) -> list[list[int]]:
 def test_each_epoch_holds_every_row_once_in_an_order_of_its_own() -> None:
     all_at_once: Any = Numbers()
     epochs = EpochBatches(all_at_once, ROWS, 1, 22, 1, 0)
-    orders = [[epochs._sample(epoch * 22 + at) for at in range(22)] for epoch in range(3)]
+    orders = [[epochs.sample(epoch * 22 + at) for at in range(22)] for epoch in range(3)]
     assert [sorted(order) for order in orders] == [list(range(22))] * 3
     assert len({*map(tuple, orders), tuple(range(22))}) == 4
 
@@ -89,7 +90,7 @@ def test_a_unit_is_never_split() -> None:
     by_units = batches(micro=2, unit=2)
     for step in range(STEPS):
         pairs = {
-            frozenset(by_units._sample(step * GLOBAL + at + one) for one in (0, 1))
+            frozenset(by_units.sample(step * GLOBAL + at + one) for one in (0, 1))
             for at in range(0, GLOBAL, 2)
         }
         for group in by_units.groups(step):
@@ -114,6 +115,21 @@ def test_groups_hold_every_row_once_and_none_is_larger_than_an_even_share_of_the
     assert sorted(at for group in groups for at in group) == list(range(len(lengths)))
     share = -(-len(lengths) // number)
     assert all(len(group) * max(lengths[at] for at in group) <= share * max(lengths) for group in groups)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(1, 9))
+def test_no_cut_of_the_sorted_rows_makes_the_largest_group_smaller(lengths: list[int], number: int) -> None:
+    """Held against every cut into so many spans at most."""
+    number = min(number, len(lengths))
+    falling = sorted(lengths, reverse=True)
+    cuts = (
+        [0, *inner, len(falling)]
+        for count in range(number)
+        for inner in combinations(range(1, len(falling)), count)
+    )
+    best = min(max((stop - start) * falling[start] for start, stop in pairwise(cut)) for cut in cuts)
+    groups = even_groups(np.array(lengths), number)
+    assert max(len(group) * max(lengths[at] for at in group) for group in groups) == best
 
 
 def test_like_lengths_together_waste_less() -> None:

