@@ -1,6 +1,8 @@
 """Pydantic's complaints as problems that teach."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -13,6 +15,10 @@ from lumbre.errors import Problem
 
 FORMS = ("literal[", "constrained-")
 """How pydantic names a form of a value in an error's place."""
+BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+ALIASES = {"bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+"""What other tools call a value of ours."""
 
 
 def explain(kind: type[Config], tree: Mapping[str, Any], error: ValidationError) -> Iterator[Problem]:
@@ -39,6 +45,9 @@ def _problem(kind: type[Config], tree: Mapping[str, Any], detail: ErrorDetails) 
     key = ".".join(path)
     holder = _holder(kind, tree, path[:-1])
     match detail["type"]:
+        case "extra_forbidden" if SECRET.search(path[-1]):
+            remedy = "export it in your shell, as WANDB_API_KEY or HF_TOKEN; the job inherits it"
+            return Problem(key, "unknown key, and a secret does not belong in a file", remedy)
         case "extra_forbidden":
             return Problem(key, "unknown key", suggest(path[-1], list(holder.model_fields) if holder else []))
         case "missing":
@@ -55,7 +64,28 @@ def _problem(kind: type[Config], tree: Mapping[str, Any], detail: ErrorDetails) 
                 key, f"expected a mapping, got {detail['input']!r}", "write `key: value` lines below it"
             )
     fault = detail["msg"].replace("Input should be", "should be").replace("Value error, ", "")
-    return Problem(key, f"{fault}, got {detail['input']!r}")
+    return Problem(key, f"{fault}, got {detail['input']!r}", _remedy(detail, holder))
+
+
+def _remedy(detail: ErrorDetails, holder: type[Config] | None) -> str:
+    """Return what a bound counts, the value that was meant, or nothing that the fault does not say."""
+    given = detail["input"]
+    match detail["type"]:
+        case kind if kind in BOUNDS:
+            field = holder.model_fields.get(str(detail["loc"][-1])) if holder else None
+            doc = (field.description or "").split("\n")[0].rstrip(".") if field else ""
+            return f"{doc[:1].lower()}{doc[1:]}"
+        case "int_parsing" if isinstance(given, str):
+            with suppress(ValueError):
+                if float(given).is_integer():
+                    return f"YAML reads {given} as a text: write {float(given):.0f}"
+        case "literal_error" if isinstance(given, str):
+            known = re.findall(r"'([^']+)'", str(detail.get("ctx", {}).get("expected", "")))
+            if ALIASES.get(given) in known:
+                return f"did you mean {ALIASES[given]!r}?"
+            near = suggest(given, known)
+            return near if near.startswith("did you mean") else ""
+    return ""
 
 
 def _holder(kind: type[Config] | None, tree: Any, path: Sequence[str]) -> type[Config] | None:

@@ -34,9 +34,9 @@ def read(file: Path) -> Source:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         fault = f"is not valid YAML: {error.problem or error.context}"
-        raise ConfigError(
-            [Problem("", fault, "check indentation and quotes there", f"{file}:{line}")]
-        ) from error
+        has_tab = "\\t" in fault
+        remedy = "indent with spaces, YAML takes no tab" if has_tab else "check indentation and quotes there"
+        raise ConfigError([Problem("", fault, remedy, f"{file}:{line}")]) from error
     except yaml.YAMLError as error:
         raise ConfigError([Problem("", f"is not valid YAML: {error}", place=str(file))]) from error
     if not isinstance(tree, dict) or not isinstance(node, yaml.MappingNode):

@@ -10,6 +10,7 @@ from torch import nn
 from lumbre import distributed
 from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, autocast, even_slice, trained
 from lumbre.engine.compute import set_up
+from lumbre.errors import Problem
 from lumbre.optim import OptimizerConfig, set_learning_rate
 
 
@@ -18,8 +19,15 @@ class AccelerateConfig(EngineConfig):
 
     type: Literal["accelerate"] = "accelerate"
     """The engine's name."""
-    zero_stage: Literal[0] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 0
     """Every rank holds everything; other stages are engine.type=deepspeed."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Report a stage of ZeRO."""
+        yield from super().problems()
+        if self.zero_stage:
+            remedy = "use engine.type=deepspeed, which has ZeRO"
+            yield Problem("zero_stage", f"should be 0, got {self.zero_stage}", remedy)
 
     def build(
         self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int

@@ -3,8 +3,9 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from lumbre import distributed
+from lumbre.engine import raw
 from lumbre.engine.base import (
     EngineConfig,
     Fragment,
@@ -48,9 +50,8 @@ class DeepSpeedConfig(EngineConfig):
             fault = "selective keeps products, which DeepSpeed changes after the fact at stage 3"
             yield Problem("activation_checkpointing", fault, "use 1, every block, or zero_stage 2")
         ours = self.json_config(micro_batch_size=1, gradient_clipping=1.0)
-        for key in _clashes(self.deepspeed, ours):
-            owner = _OWNERS.get(key.split(".")[0], "engine")
-            yield Problem(f"deepspeed.{key}", f"is set by {owner}", f"delete it, and set {owner} instead")
+        for problem in raw.problems(self.deepspeed, ours, self.zero_stage):
+            yield replace(problem, key=f"deepspeed.{problem.key}")
 
     def json_config(self, micro_batch_size: int, gradient_clipping: float) -> dict[str, Any]:
         """Return DeepSpeed's JSON config for this engine, without the raw keys."""
@@ -76,42 +77,6 @@ class DeepSpeedConfig(EngineConfig):
         return DeepSpeedEngine(model, optimizer, self, micro_batch_size)
 
 
-_OWNERS = {
-    "train_micro_batch_size_per_gpu": "train.micro_batch_size",
-    "train_batch_size": "train.global_batch_size",
-    "gradient_accumulation_steps": "train.accumulation_steps",
-    "gradient_clipping": "optimizer.gradient_clipping",
-    "optimizer": "optimizer",
-    "scheduler": "schedule",
-    "bf16": "engine.precision",
-    "fp16": "engine.precision",
-    "torch_autocast": "engine.precision",
-    "communication_data_type": "engine.precision",
-    "data_types": "engine.precision",
-    "zero_optimization": "engine.zero_stage",
-}
-_WHOLE = ("train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast")
-"""Raw keys that are ours whether or not the present config sets them."""
-
-
-def _clashes(raw: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in raw.items():
-        if not prefix and key in _WHOLE:
-            yield key
-        elif key in ours:
-            if isinstance(value, Mapping) and isinstance(ours[key], Mapping):
-                yield from _clashes(value, ours[key], f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}"
-
-
-def _merged(ours: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(ours)
-    for key, value in raw.items():
-        out[key] = _merged(out[key], value) if isinstance(value, Mapping) and key in out else value
-    return out
-
-
 class DeepSpeedEngine:
     """One DeepSpeed engine; stage 0 in bfloat16 is float32 weights under autocast, as plain DDP."""
 
@@ -131,7 +96,7 @@ class DeepSpeedEngine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer.build(model.named_parameters()),
-            config=_merged(
+            config=raw.merged(
                 config.json_config(micro_batch_size, optimizer.gradient_clipping), config.deepspeed
             ),
             dist_init_required=False,

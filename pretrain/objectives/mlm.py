@@ -3,6 +3,7 @@
 Shapes: T tokens of a row.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,12 +11,13 @@ from pydantic import Field, PositiveInt
 
 from lumbre import distributed
 from lumbre.distributed import Stream
-from lumbre.errors import TokenizerError
+from lumbre.errors import Problem, TokenizerError
 from lumbre.models import NO_TARGET
-from lumbre.tokenizer import Tokenizer
+from lumbre.tokenizer import Tokenizer, TokenizerConfig
 
 from .base import ModelKind, Objective, ObjectiveConfig, Row
 from .masking import Chosen, SpanLaw, whole_words, word_spans, word_starts, words
+from .special import lacking_roles
 
 
 class MlmConfig(ObjectiveConfig):
@@ -38,6 +40,10 @@ class MlmConfig(ObjectiveConfig):
     """Probability that a span ends at a word: lengths are geometric."""
     longest_span: PositiveInt = 10
     """Most words of a span."""
+
+    def misfits(self, tokenizer: TokenizerConfig, seq_length: int) -> Iterator[Problem]:
+        """Yield a tokenizer without a mask token."""
+        yield from lacking_roles(self.type, ("mask",), tokenizer)
 
     def build(self, tokenizer: Tokenizer, seed: int) -> "Mlm":
         """Return the objective; raises TokenizerError when there is no mask token, or nothing marks words."""

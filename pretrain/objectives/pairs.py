@@ -71,7 +71,6 @@ class PairConfig(ObjectiveConfig):
 
     def misfits(self, tokenizer: TokenizerConfig, seq_length: int) -> Iterator[Problem]:
         """Yield special tokens that the tokenizer lacks, and rows too short for two texts."""
-        yield from self.mlm.misfits(tokenizer, seq_length)
         yield from lacking_roles(self.type, ROLES, tokenizer)
         if seq_length < SPECIAL + 2:
             fault = f"{seq_length} tokens hold no two texts with [CLS] and two [SEP]"

@@ -73,7 +73,6 @@ class ReplacedTokenConfig(ObjectiveConfig):
 
     def misfits(self, tokenizer: TokenizerConfig, seq_length: int) -> Iterator[Problem]:
         """Yield a tokenizer without a mask token."""
-        yield from self.mlm.misfits(tokenizer, seq_length)
         yield from lacking_roles(self.type, ("mask",), tokenizer)
 
     def model_misfits(self, model: TransformerConfig) -> Iterator[Problem]:
