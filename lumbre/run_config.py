@@ -1,5 +1,6 @@
 """The keys that every run has, whatever its program."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,17 @@ class RunConfig(Config):
         yield from ()
 
     def problems(self) -> Iterator[Problem]:
-        """Report a name that is no folder name."""
+        """Report a name that is no folder name, and a run folder that cannot be made."""
         if self.name in (".", "..") or "/" in self.name or "\0" in self.name or "\n" in self.name:
             yield Problem(
                 "name", f"{self.name!r} cannot be a folder's name", "use letters, digits and dashes"
+            )
+            return
+        place = next(one for one in (self.folder, *self.folder.parents) if one.exists())
+        fault = "no permission to write there" if not os.access(place, os.W_OK | os.X_OK) else ""
+        if not place.is_dir():
+            fault = "a file stands where a folder is needed"
+        if fault:
+            yield Problem(
+                "runs_folder", f"{place}: {fault}", "set runs_folder to a folder that can be written"
             )

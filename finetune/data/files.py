@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,13 @@ class FilesConfig(ExamplesConfig):
             split: [record for file in found(names) for record in self.records(file)]
             for split, names in self._names().items()
         }
+
+    def begins(self) -> Iterator[tuple[str, Path, Example]]:
+        """Yield (split, file, record) of the first record of each split; raises DataError."""
+        for split, names in self._names().items():
+            for file in found(names)[:1]:
+                for record in islice(self.records(file), 1):
+                    yield split, file, record
 
     @abstractmethod
     def records(self, file: Path) -> Iterator[Example]:

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from lumbre.errors import DataError
+from lumbre.errors import DataError, Problem
+from lumbre.hub.cache import dataset_problems
 
 from .base import Example, Examples, ExamplesConfig
 
@@ -32,6 +33,11 @@ class HubConfig(ExamplesConfig):
     """Its split to test on; left out, there is none."""
     label_names: bool = False
     """Whether classes are given by their names, None for no class, instead of their numbers."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Report a data set that an offline cluster lacks."""
+        yield from super().problems()
+        yield from dataset_problems(self.name, "name")
 
     @property
     def has_validation(self) -> bool:

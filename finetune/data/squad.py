@@ -18,6 +18,10 @@ class SquadConfig(FilesConfig):
     type: Literal["squad"] = "squad"
     """The data's name."""
 
+    def begins(self) -> Iterator[tuple[str, Path, Example]]:
+        """Yield nothing: one JSON object has to be read whole, and its fields are the format's own."""
+        yield from ()
+
     def records(self, file: Path) -> Iterator[Example]:
         """Yield the questions: id, title, context, question, answers (text, answer_start), is_impossible.
 

@@ -53,8 +53,6 @@ class Task(ABC):
     """Names of what `score` returns, the first the one that runs are compared by; more of it is better."""
     purpose: ClassVar[str]
     """What a model is fine-tuned to be, for errors: "as a sequence classifier"."""
-    kinds: ClassVar[tuple[Kind, ...]]
-    """The kinds of models that can."""
     pipeline: ClassVar[str]
     """The pipeline of transformers that runs the fine-tuned model."""
     usage: str = ""
@@ -66,7 +64,7 @@ class Task(ABC):
     tokenizer: Any
 
     def __init__(self, config: "TaskConfig", path: str, state: Mapping[str, Any]) -> None:
-        self.model_config = load_config(path, self.purpose, self.kinds)
+        self.model_config = load_config(path, self.purpose, config.kinds)
         self.tokenizer = load_tokenizer(path, self.purpose)
         self.config = config
         self.unit = config.unit
@@ -87,7 +85,7 @@ class Task(ABC):
         `dropout` replaces the folder's own; `loading` is handed to `from_pretrained`. Raises ModelError when
         the folder has no model for this task.
         """
-        config = self.configured(load_config(path, self.purpose, self.kinds))
+        config = self.configured(load_config(path, self.purpose, self.config.kinds))
         return load_model(
             path,
             config,
@@ -177,6 +175,9 @@ class Task(ABC):
 class TaskConfig(Choice):
     """What is learned from labelled examples."""
 
+    kinds: ClassVar[tuple[Kind, ...]] = ("encoder", "decoder", "encoder-decoder")
+    """The kinds of models that can learn it."""
+
     max_length: PositiveInt = 128
     """Longest input in tokens; the rest of a text is cut off."""
 
@@ -189,6 +190,11 @@ class TaskConfig(Choice):
     def unit(self) -> int:
         """Consecutive samples that stay in one micro batch, such as those that are each other's negatives."""
         return 1
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have, before the data is known."""
+        raise NotImplementedError
 
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return what is wrong with a record's fields; empty where nothing is."""

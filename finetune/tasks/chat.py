@@ -6,7 +6,7 @@ Shapes: B batch, T time, V vocabulary, N targets.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from lumbre.errors import ModelError
 from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
-from ..pretrained import Start
+from ..pretrained import Kind, Start
 from .base import (
     ExampleError,
     Predicted,
@@ -44,10 +44,13 @@ reply = chat([{{"role": "user", "content": "..."}}], max_new_tokens={tokens}, do
 reply[0]["generated_text"][-1]["content"]"""
 ROLES = ("system", "user", "assistant")
 NO_TARGET = -100
+METRICS = ("token_accuracy", "perplexity")
 
 
 class ChatConfig(TaskConfig):
     """Conversations, or instructions and their answers."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("decoder",)
 
     type: Literal["chat"] = "chat"
     """The task's name."""
@@ -80,6 +83,11 @@ class ChatConfig(TaskConfig):
     """Whether evaluations write the reply to the last user turn of each record, beside the metrics."""
     max_new_tokens: PositiveInt = 256
     """Longest reply that is written, in tokens; a prompt may have max_length beside it."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have."""
+        return METRICS
 
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return what is wrong with a record's fields: a missing one, an unknown role, an empty text."""
@@ -145,10 +153,9 @@ class ChatConfig(TaskConfig):
 class Chat(Task):
     """Cross-entropy of the assistant's tokens; evaluations write each record's last reply, greedily."""
 
-    metrics = ("token_accuracy", "perplexity")
+    metrics = METRICS
     purpose = "to chat"
     pipeline = "text-generation"
-    kinds = ("decoder",)
     config: ChatConfig
 
     def __init__(self, config: ChatConfig, path: str, state: Mapping[str, Any]) -> None:

@@ -77,6 +77,11 @@ class ClassificationConfig(TaskConfig):
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             yield Problem("labels", f"{self.labels} are not two or more different names", "name each once")
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have."""
+        return METRICS[self.problem]
+
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return which field a record lacks, or that a text or label is none."""
         texts = [self.text_field, *([self.pair_field] if self.pair_field else [])]
@@ -147,7 +152,6 @@ class Classification(Task):
 
     purpose = "as a sequence classifier"
     pipeline = "text-classification"
-    kinds = ("encoder", "decoder", "encoder-decoder")
     config: ClassificationConfig
 
     def __init__(self, config: ClassificationConfig, path: str, state: Mapping[str, Any]) -> None:

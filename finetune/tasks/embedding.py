@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
 from ..metrics import classification, embedding
-from ..pretrained import Start
+from ..pretrained import Kind, Start
 from .base import Predicted, Prediction, Purpose, Row, Task, TaskConfig, at_least_float32, inputs, missing
 
 Loss = Literal["mnrl", "cosent", "cosine"]
@@ -40,6 +40,8 @@ model.encode(["..."])"""
 
 class EmbeddingConfig(TaskConfig):
     """Texts that mean the same near each other: learned from pairs, or from scores of how near they are."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("encoder",)
 
     type: Literal["embedding"] = "embedding"
     """The task's name."""
@@ -103,6 +105,11 @@ class EmbeddingConfig(TaskConfig):
         negative = purpose == "train" and self.negative_field is not None
         return [self.anchor_field, self.positive_field, *([str(self.negative_field)] if negative else [])]
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have."""
+        return METRICS[self.evaluated]
+
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return which field a record lacks, that a text is empty, or a score is none."""
         names = self.fields(purpose)
@@ -133,7 +140,6 @@ class Embedding(Task):
 
     purpose = "to embed sentences"
     pipeline = "feature-extraction"
-    kinds = ("encoder",)
     config: EmbeddingConfig
 
     def __init__(self, config: EmbeddingConfig, path: str, state: Mapping[str, Any]) -> None:

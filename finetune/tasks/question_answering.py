@@ -5,7 +5,7 @@ Shapes: B batch, T time, C tokens of the context.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
 from ..metrics import squad as metrics
-from ..pretrained import check_fast
+from ..pretrained import Kind, check_fast
 from .base import (
     ExampleError,
     Predicted,
@@ -36,10 +36,16 @@ from .question_rows import CHARACTERS, UNKNOWN, QuestionReader, QuestionRows, lo
 from .spans import SpanLogits, Spans, best_spans
 
 POSITIONS = ("start_positions", "end_positions")
+METRICS = ("f1", "exact_match")
+PARTS = ("has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match")
+"""What is measured too where some questions have no answer."""
 
 
 class QuestionAnsweringConfig(TaskConfig):
     """Which part of a text answers a question, or that none does."""
+
+    # A decoder has not read the context where its first position would tell that there is no answer.
+    kinds: ClassVar[tuple[Kind, ...]] = ("encoder", "encoder-decoder")
 
     type: Literal["question_answering"] = "question_answering"
     """The task's name."""
@@ -68,6 +74,11 @@ class QuestionAnsweringConfig(TaskConfig):
         if self.stride >= self.max_length:
             fault = f"{self.stride} tokens, and a row has {self.max_length}"
             yield Problem("stride", fault, "set it to about a third of max_length")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have."""
+        return (*METRICS, *PARTS)
 
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return which field a record lacks, or what is wrong with its answers."""
@@ -124,8 +135,6 @@ with torch.no_grad():
     output = model(**encoded)
 start, end = output.start_logits.argmax(), output.end_logits.argmax()
 print(tokenizer.decode(encoded["input_ids"][0, start : end + 1]))"""
-    # A decoder has not read the context where its first position would tell that there is no answer.
-    kinds = ("encoder", "encoder-decoder")
     config: QuestionAnsweringConfig
 
     def __init__(self, config: QuestionAnsweringConfig, path: str, state: Mapping[str, Any]) -> None:
@@ -134,10 +143,7 @@ print(tokenizer.decode(encoded["input_ids"][0, start : end + 1]))"""
         self.config = config
         self._has_types = "token_type_ids" in self.tokenizer.model_input_names
         self._reader = QuestionReader(self.tokenizer.backend_tokenizer)
-        self.metrics = ("f1", "exact_match")
-        if state["no_answers"]:
-            parts = ("has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match")
-            self.metrics = (*self.metrics, *parts)
+        self.metrics = (*METRICS, *PARTS) if state["no_answers"] else METRICS
 
     def auto_class(self) -> Any:
         """Return the Auto class of models that answer by spans."""

@@ -28,6 +28,11 @@ class SummarizationConfig(TextToTextConfig):
     def fields(self) -> tuple[str, str]:
         return self.text_field, self.summary_field
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have."""
+        return (*KINDS, "generated_tokens", "empty_share")
+
     def build(self, path: str, state: Mapping[str, Any]) -> "Summarization":
         """Return the task; raises ModelError where the folder cannot write."""
         return Summarization(self, path, state)

@@ -7,7 +7,7 @@ Shapes: B batch, T time, V vocabulary.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from lumbre.errors import ModelError, Problem
 from lumbre.trainer import Batch, LossOutput, Term
 
 from ..data import Example
-from ..pretrained import Start, check_fast, kind_of
+from ..pretrained import Kind, Start, check_fast, kind_of
 from .base import Predicted, Prediction, Purpose, Row, Task, TaskConfig, at_least_float32, begin
 from .generation import GenerationConfig
 from .text_rows import IGNORED, DecoderRows, EncoderDecoderRows, Frame, Rows
@@ -44,6 +44,8 @@ print(tokenizer.decode(written[0], skip_special_tokens=True))"""
 
 class TextToTextConfig(TaskConfig):
     """A text for a text."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("decoder", "encoder-decoder")
 
     max_length: PositiveInt = 512
     """Longest source in tokens, prefix or prompt included; the rest of a text is cut off."""
@@ -94,7 +96,6 @@ class TextToTextConfig(TaskConfig):
 class TextToText(Task):
     """Transformers' language models; cross-entropy of the target's tokens, `generate` for what is written."""
 
-    kinds = ("decoder", "encoder-decoder")
     generates = True
     config: TextToTextConfig
 

@@ -68,6 +68,11 @@ class TokenClassificationConfig(TaskConfig):
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             yield Problem("labels", f"{self.labels} are not two or more different names", "name each once")
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have."""
+        return METRICS
+
     def fault(self, example: Example, purpose: Purpose = "train") -> str:
         """Return which field a record lacks, or what is wrong with its lists."""
         fields = [self.tokens_field, *([] if purpose == "predict" else [self.tags_field])]
@@ -120,7 +125,6 @@ class TokenClassification(Task):
 
     purpose = "as a token classifier"
     pipeline = "token-classification"
-    kinds = ("encoder", "decoder", "encoder-decoder")
     config: TokenClassificationConfig
 
     def __init__(self, config: TokenClassificationConfig, path: str, state: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ from ..metrics.translation import bleu, chrf
 from .base import Prediction
 from .text_to_text import TextToText, TextToTextConfig
 
+METRICS = ("bleu", "chrf", "generated_tokens", "empty_share")
+
 
 class TranslationConfig(TextToTextConfig):
     """What a text says in another language."""
@@ -27,6 +29,11 @@ class TranslationConfig(TextToTextConfig):
     def fields(self) -> tuple[str, str]:
         return self.source_field, self.target_field
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Every metric that an evaluation may have."""
+        return METRICS
+
     def build(self, path: str, state: Mapping[str, Any]) -> "Translation":
         """Return the task; raises ModelError where the folder cannot write."""
         return Translation(self, path, state)
@@ -37,7 +44,7 @@ class Translation(TextToText):
 
     purpose = "for translation"
     pipeline = "translation"
-    metrics = ("bleu", "chrf", "generated_tokens", "empty_share")
+    metrics = METRICS
     config: TranslationConfig
 
     def __init__(self, config: TranslationConfig, path: str, state: Mapping[str, Any]) -> None:

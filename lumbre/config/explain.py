@@ -72,20 +72,27 @@ def _remedy(detail: ErrorDetails, holder: type[Config] | None) -> str:
     given = detail["input"]
     match detail["type"]:
         case kind if kind in BOUNDS:
-            field = holder.model_fields.get(str(detail["loc"][-1])) if holder else None
-            doc = (field.description or "").split("\n")[0].rstrip(".") if field else ""
-            return f"{doc[:1].lower()}{doc[1:]}"
+            return _doc(detail, holder)
         case "int_parsing" if isinstance(given, str):
             with suppress(ValueError):
                 if float(given).is_integer():
                     return f"YAML reads {given} as a text: write {float(given):.0f}"
+        case "literal_error" if isinstance(given, bool):
+            return "YAML reads no, off, yes and on as false and true: quote the word that is meant"
         case "literal_error" if isinstance(given, str):
             known = re.findall(r"'([^']+)'", str(detail.get("ctx", {}).get("expected", "")))
             if ALIASES.get(given) in known:
                 return f"did you mean {ALIASES[given]!r}?"
             near = suggest(given, known)
-            return near if near.startswith("did you mean") else ""
+            return near if near.startswith("did you mean") else _doc(detail, holder)
     return ""
+
+
+def _doc(detail: ErrorDetails, holder: type[Config] | None) -> str:
+    """Return the first line of the field's documentation, as the end of a sentence."""
+    field = holder.model_fields.get(str(detail["loc"][-1])) if holder else None
+    doc = (field.description or "").split("\n")[0].rstrip(".") if field else ""
+    return f"{doc[:1].lower()}{doc[1:]}"
 
 
 def _holder(kind: type[Config] | None, tree: Any, path: Sequence[str]) -> type[Config] | None:

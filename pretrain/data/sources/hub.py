@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt
 
-from lumbre.errors import DataError
+from lumbre.errors import DataError, Problem
+from lumbre.hub.cache import dataset_problems
 
 from .base import BadDocument, Document, FaultError, Part, SourceConfig, text_of
 
@@ -28,6 +29,9 @@ class HubConfig(SourceConfig):
     """The column of the text."""
     max_documents: PositiveInt | None = None
     """How many documents are read; by default all."""
+
+    def missing(self) -> Iterator[Problem]:
+        yield from dataset_problems(self.name, "name")
 
     def files(self) -> list[Path]:
         return [Path(f"hub:{self.name}")]

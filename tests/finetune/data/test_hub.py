@@ -83,5 +83,6 @@ def test_without_a_network_the_fault_is_told_within_seconds(
         HubConfig(name="owner/name", validation="validation").build()
     assert time.monotonic() - start < 5
     assert before == huggingface_hub.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     (problem,) = HubConfig(name="owner/name").all_problems("data.")
     assert problem.key == "data.validation"
