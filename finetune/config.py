@@ -1,6 +1,5 @@
 """What a fine-tuning run is made of."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +8,17 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from lumbre.config import Config
-from lumbre.errors import Problem
+from lumbre.errors import ConfigError, DataError, Problem
+from lumbre.hub.cache import model_problems
 from lumbre.run_config import RunConfig
 from lumbre.trainer import BatchConfig, TrainConfig
+from lumbre.world import is_expected
 
 from .data import ExamplesConfig
-from .methods import FullConfig, MethodConfig
-from .selection import SelectionConfig
+from .data.files import FilesConfig
+from .folder import CONFIG, absent_targets, incomplete, positions, unfit
+from .methods import FullConfig, LoraConfig, MethodConfig
+from .selection import SelectionConfig, unknown_metric
 from .tasks import TaskConfig
 
 GRID_KEYS = (
@@ -89,16 +92,9 @@ class FinetuneConfig(RunConfig):
     def problems(self) -> Iterator[Problem]:
         """Report a model folder that is not there, and settings that contradict each other."""
         yield from super().problems()
-        path = Path(self.model.path)
-        local = path.exists() or self.model.path.startswith((".", "/", "~", "runs/", f"{self.runs_folder}/"))
-        local |= self.model.path.count("/") > 1
-        limit = positions(path / "config.json")
-        if local and not (path / "config.json").is_file():
-            fault = f"{path} is not a model folder" if path.exists() else f"{path} does not exist"
-            yield Problem("model.path", fault, "a pretraining run leaves one in runs/NAME/model")
-        elif limit is not None and self.task.longest > limit:
-            fault = f"{self.task.longest} tokens, and the model has {limit} positions"
-            yield Problem("task.max_length", fault, f"set it to {limit} or less")
+        yield from self._model_problems()
+        yield from self._record_problems()
+        yield from self._selection_problems()
         if self.compare_with_scratch and self.model.from_scratch:
             remedy = "leave from_scratch out"
             yield Problem("compare_with_scratch", "the model is from scratch already", remedy)
@@ -114,6 +110,53 @@ class FinetuneConfig(RunConfig):
         if self.method.type == "qlora":
             yield from self._qlora_problems()
         yield from self._grid_problems()
+
+    def _model_problems(self) -> Iterator[Problem]:
+        path = Path(self.model.path)
+        local = path.exists() or self.model.path.startswith((".", "/", "~", "runs/", f"{self.runs_folder}/"))
+        local |= self.model.path.count("/") > 1
+        if not local:
+            yield from model_problems(self.model.path, "model.path")
+            return
+        if not (path / CONFIG).is_file():
+            if not is_expected(path):
+                fault = f"{path} is not a model folder" if path.exists() else f"{path} does not exist"
+                yield Problem("model.path", fault, "a pretraining run leaves one in runs/NAME/model")
+            return
+        limit = positions(path)
+        if limit is not None and self.task.longest > limit:
+            fault = f"{self.task.longest} tokens, and the model has {limit} positions"
+            yield Problem("task.max_length", fault, f"set it to {limit} or less")
+        yield from unfit(path, self.task.kinds, self.task.type)
+        lacking = list(incomplete(path, weights=not self.model.from_scratch))
+        yield from lacking
+        if isinstance(self.method, LoraConfig) and self.method.target_modules and not lacking:
+            yield from absent_targets(path, self.method.target_modules)
+
+    def _record_problems(self) -> Iterator[Problem]:
+        """Look at the first record of each split, where one that cannot be used ends the run."""
+        if not isinstance(self.data, FilesConfig) or self.data.on_bad_example == "skip":
+            return
+        if any(self.data.problems()):
+            return
+        try:
+            for split, file, record in self.data.begins():
+                fault = self.task.fault(record, "train" if split == "train" else "evaluate")
+                if fault:
+                    remedy = f"its fields are {', '.join(record)}: name in task the one that is meant"
+                    yield Problem(f"data.{split}", f"{file}: the first record {fault}", remedy)
+        except DataError as error:
+            yield Problem("data", str(error))
+
+    def _selection_problems(self) -> Iterator[Problem]:
+        """Report a metric that no evaluation has, and a choice among evaluations where there is but one."""
+        known, steps = (*self.task.measures, "loss"), self.train.steps
+        if self.selection.metric not in (None, *known):
+            yield unknown_metric(str(self.selection.metric), known)
+        chooses = self.selection.keep == "best" or self.selection.patience is not None
+        if chooses and steps is not None and (self.train.eval_every or steps) >= steps:
+            fault = "selection chooses among evaluations, and there is one alone, after the last step"
+            yield Problem("train.eval_every", fault, f"set it to less than {steps} steps")
 
     def _qlora_problems(self) -> Iterator[Problem]:
         if self.model.from_scratch or self.compare_with_scratch:
@@ -133,14 +176,26 @@ class FinetuneConfig(RunConfig):
                 yield Problem(f"grid.{key}", "is no key of a run", f"such keys are {GRID_KEYS}")
             elif not values:
                 yield Problem(f"grid.{key}", "has no value", "give a list of values")
+            else:
+                for value in values:
+                    try:
+                        with_value(within, key, value)
+                    except ConfigError as error:
+                        yield from error.problems
 
 
-def positions(file: Path) -> int | None:
-    """Return the longest input of the model whose config.json this is, None where it states no limit."""
+def with_value(within: Config, key: str, value: Any) -> Config:
+    """Return the group of a grid's dotted key with one of its values, checked as if it stood in the file.
+
+    Raises ConfigError for a value that the key does not take.
+    """
+    name = key.partition(".")[2]
+    tree = within.model_dump(mode="json", serialize_as_any=True) | {name: value}
+    if key in ("train.epochs", "train.steps"):
+        tree["steps" if name == "epochs" else "epochs"] = None
     try:
-        config = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    key = "n_positions" if config.get("model_type") == "gpt2" else "max_position_embeddings"
-    limit = config.get(key)
-    return limit if isinstance(limit, int) else None
+        return type(within).model_validate(tree)
+    except ValueError as error:
+        fault = str(error).splitlines()[2].strip()
+        problem = Problem(f"grid.{key}", f"{value!r}: {fault}", "give values that the key takes")
+        raise ConfigError([problem]) from error

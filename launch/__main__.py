@@ -1,39 +1,56 @@
-"""`lumbre launch LAUNCH_CONFIG [key=value ...] -- PROGRAM CONFIG ...`: one job through one launcher."""
+"""`lumbre launch LAUNCH_CONFIG [key=value ...] -- PROGRAM CONFIG ... [-- PROGRAM CONFIG ...]`."""
 
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 from lumbre.config import load
-from lumbre.errors import ExitStatus, LaunchError
+from lumbre.errors import ConfigError, ExitStatus, LaunchError, Problem
 
 from . import local as local
-from .base import PROGRAMS, CheckError, Job, LauncherConfig
+from . import records
+from .base import PROGRAMS, CheckError, Job, Launch, LauncherConfig
+from .check import check_all
+from .follow import VERBS, follow
+from .outcome import last_outcome
 
 EXAMPLE = "lumbre launch local processes=2 -- pretrain configs/pretrain/quickstart-bert.yaml train.steps=100"
 DRY_RUN = "--dry-run"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Start the job and return its exit status; with --dry-run print what would be run.
+    """Start the jobs and return the exit status; with --dry-run print what would be run.
 
-    Raises LaunchError for a line that is no job, ConfigError for a launch config that is wrong.
+    A job that begins on a cluster leaves 0 here; `lumbre launch status` follows it. Raises LaunchError for
+    a line that is no job or what the cluster refuses, ConfigError for a launch config that is wrong.
     """
-    dry_run, (config, *overrides), job = split(argv)
-    launcher = load(LauncherConfig, config, overrides, room="launch").build()
-    if dry_run:
-        print(launcher.render(job))
-        return ExitStatus.DONE
+    if argv and argv[0] in VERBS:
+        return follow(argv[0], argv[1:])
+    if argv and argv[0] == "outcome":
+        return last_outcome(argv[1:])
+    dry_run, (file, *overrides), jobs = split(argv)
+    config = load(LauncherConfig, file, overrides, room="launch")
+    launcher = config.build()
+    if not dry_run and (problems := list(launcher.faults())):
+        raise ConfigError([_placed(problem, file) for problem in problems])
     try:
-        return launcher.run(job)
+        tasks = check_all(jobs, config.grid, launcher.world_size)
     except CheckError:
         return ExitStatus.USER_ERROR
+    name = config.launch_name or tasks[-1].name
+    launch = Launch(name, tasks, records.folder_of(name), Path.cwd())
+    if dry_run:
+        show(launcher.render(launch))
+        return ExitStatus.DONE
+    return launcher.submit(launch, partial(records.write, launch, config))
 
 
-def split(argv: Sequence[str]) -> tuple[bool, list[str], Job]:
-    """Return whether it is a dry run, the launch config with its overrides, and the job.
+def split(argv: Sequence[str]) -> tuple[bool, list[str], list[Job]]:
+    """Return whether it is a dry run, the launch config with its overrides, and the chain of jobs.
 
-    The `--` may be missing where the job begins with a program's name: option parsers swallow it.
+    The first `--` may be missing where the job begins with a program's name: option parsers swallow it.
     """
     line = list(argv)
     at = next((place for place, word in enumerate(line) if word == "--" or word in PROGRAMS), len(line))
@@ -43,11 +60,32 @@ def split(argv: Sequence[str]) -> tuple[bool, list[str], Job]:
         raise LaunchError(f"the launch config is missing; for example: {EXAMPLE}")
     if not rest:
         raise LaunchError(f"there is no job after the launch config; for example: {EXAMPLE}")
-    if rest[0] not in PROGRAMS:
-        raise LaunchError(f"{rest[0]!r} is not one of {', '.join(PROGRAMS)}; for example: {EXAMPLE}")
-    if len(rest) < 2:
-        raise LaunchError(f"{rest[0]} needs a config; for example: {EXAMPLE}")
-    return DRY_RUN in words, own, Job(rest[0], tuple(rest[1:]))
+    chain: list[list[str]] = [[]]
+    for word in rest:
+        if word == "--":
+            chain.append([])
+        else:
+            chain[-1].append(word)
+    for job in chain:
+        if not job:
+            raise LaunchError(f"there is no job after '--'; for example: {EXAMPLE}")
+        if job[0] not in PROGRAMS:
+            raise LaunchError(f"{job[0]!r} is not one of {', '.join(PROGRAMS)}; for example: {EXAMPLE}")
+        if len(job) < 2:
+            raise LaunchError(f"{job[0]} needs a config; for example: {EXAMPLE}")
+    return DRY_RUN in words, own, [Job(job[0], tuple(job[1:])) for job in chain]
+
+
+def show(files: dict[str, str]) -> None:
+    """Print rendered files; their names too where there are several."""
+    for name, text in files.items():
+        if len(files) > 1:
+            print(f"==> {name}")
+        print(text.rstrip("\n"))
+
+
+def _placed(problem: Problem, file: str) -> Problem:
+    return problem if problem.place else Problem(problem.key, problem.fault, problem.remedy, file)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """This process among the processes of the run, without torch."""
 
 import ctypes
+import json
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 RANK_VARIABLES = {
@@ -13,6 +15,9 @@ RANK_VARIABLES = {
     *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
 }
 """What torchrun and its like tell a process, beside TORCHELASTIC_...."""
+
+EXPECTED_RUNS = "LUMBRE_EXPECTED_RUNS"
+"""Run folders, as a JSON list, that earlier jobs of a chain will have filled when this one starts."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +78,9 @@ def die_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = No
         return
     if parent not in (None, os.getppid()):
         os._exit(1)
+
+
+def is_expected(path: Path) -> bool:
+    """Whether an earlier job of the chain, which has not run yet, will leave the path in its run folder."""
+    folders = map(Path, json.loads(os.environ.get(EXPECTED_RUNS, "[]")))
+    return any(path.absolute().is_relative_to(folder) for folder in folders)

@@ -55,10 +55,9 @@ for _ in range(600):
 
 DRIVER = """
 import sys
-import launch.base, launch.local
+import launch.base
 from launch.__main__ import main
-launch.base.program_command = lambda job: (sys.argv[1], job.program, *job.arguments)
-launch.local.program_command = launch.base.program_command
+launch.base.Job.command = property(lambda job: (sys.argv[1], job.program, *job.arguments))
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -75,11 +74,12 @@ def start(tmp_path):
     folder.mkdir()
     started = []
 
-    def begin(*words: str, processes: int = 1) -> subprocess.Popen:
-        line = [config, f"processes={processes}", "--", "pretrain", folder, *words]
+    def begin(*words: str, processes: int = 1, launch: tuple[str, ...] = ()) -> subprocess.Popen:
+        line = [config, f"processes={processes}", *launch, "--", "pretrain", folder, *words]
         child = subprocess.Popen(
             [sys.executable, driver, program, *line],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -92,6 +92,7 @@ def start(tmp_path):
         for pid in reversed(family_of(child.pid)) if child.poll() is None else []:
             os.kill(pid, signal.SIGKILL)
         child.wait()
+        child.stdout.close()
         child.stderr.close()
 
 
@@ -115,7 +116,7 @@ def test_one_process_is_plain_python():
 
 def test_several_processes_are_torchruns():
     launcher = LocalLauncher(LocalConfig(processes=4, env={"NCCL_DEBUG": "INFO"}), cores=6)
-    assert launcher.render(JOB) == (
+    assert str(launcher.command(JOB)) == (
         f"OMP_NUM_THREADS=1 NCCL_DEBUG=INFO {sys.executable} -m torch.distributed.run --standalone "
         "--nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
         "--shutdown-timeout=3600 -m lumbre.cli pretrain 'configs/pretrain/a b.yaml' train.steps=3"
@@ -128,9 +129,12 @@ def test_preparation_is_one_process_with_all_cores():
     assert command.environment == {"OMP_NUM_THREADS": "6"}
 
 
-def test_dry_run_prints_the_command_and_starts_nothing(capsys):
-    assert main(["local", "processes=1", "--dry-run", "--", "pretrain", "none.yaml"]) == 0
-    assert capsys.readouterr().out.endswith("-m lumbre.cli pretrain none.yaml\n")
+def test_dry_run_prints_the_command_and_starts_nothing(start):
+    child = start(processes=2, launch=("--dry-run",))
+    printed, _ = child.communicate()
+    assert child.returncode == 0
+    assert "torch.distributed.run --standalone --nproc-per-node=2" in printed
+    assert [file.name for file in start.folder.iterdir()] == ["checked"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +157,7 @@ def test_a_job_is_found_without_the_dashes():
     assert split(["local", "--dry-run", "processes=2", "prepare", "c.yaml", "--dry-run"]) == (
         True,
         ["local", "processes=2"],
-        Job("prepare", ("c.yaml", "--dry-run")),
+        [Job("prepare", ("c.yaml", "--dry-run"))],
     )
 
 
