@@ -12,11 +12,12 @@ from rich.console import Console
 
 from lumbre import distributed
 from lumbre.checkpoint import Checkpoints, differences
+from lumbre.engine import Engine
 from lumbre.errors import ConfigError, ExitStatus, RunFolderError
 from lumbre.files import explained, write_json
 from lumbre.hardware import Peak
 from lumbre.run_folder import claim, record_exit, write_config
-from lumbre.tracking import RunInfo, Trackers
+from lumbre.tracking import Artifact, RunInfo, Trackers
 from lumbre.trainer import Trainer
 
 from .batches import EpochBatches
@@ -209,15 +210,53 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
     # Not earlier: a run that is refused leaves the folder as it was.
     write_config(variant.asked.folder, variant.asked)
     write_config(folder, config)
-    status = trainer.fit()
+    measured: dict[str, dict[str, float]] = {}
+
+    def conclude(trackers: Trackers) -> None:
+        changed = selection.restore_best(engine, trainer.step)
+        weights = engine.state_dict()
+        measured.update(measure(task, engine, splits, evaluator, config, anew=changed))
+        if weights is not None:
+            save_model(config, task, weights, measured[inputs.measured_on], folder)
+            metadata = {
+                f"{inputs.measured_on}/{key}": one for key, one in measured[inputs.measured_on].items()
+            }
+            trackers.artifact(Artifact(folder / MODEL_FOLDER, "model", metadata=metadata))
+
+    status = trainer.fit(conclude)
     if status != ExitStatus.DONE:
         return Outcome(status, trainer.step, {})
-    changed = selection.restore_best(engine, trainer.step)
-    weights = engine.state_dict()
+    row = {
+        "model": variant.start,
+        "seed": config.seed,
+        **({"point": dict(variant.point)} if variant.point else {}),
+        "split": inputs.measured_on,
+        "step": selection.kept_step(trainer.step),
+        **measured[inputs.measured_on],
+        "validation": measured["validation"],
+    }
+    return Outcome(status, trainer.step, row)
+
+
+def measure(
+    task: Task,
+    engine: Engine,
+    splits: Mapping[str, Split],
+    evaluator: TaskEvaluator,
+    config: FinetuneConfig,
+    *,
+    anew: bool,
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of every split that is not trained on, and write its predictions.
+
+    `evaluator` is the validation split's, which is measured again where its last look was at other weights.
+    """
+    import torch
+
     measured = {}
     with torch.no_grad(), engine.autocast():
         engine.forward().eval()
-        if changed or evaluator.metrics is None:
+        if anew or evaluator.metrics is None:
             evaluator.evaluate(engine)
         for split, one in splits.items():
             if split == "train":
@@ -229,20 +268,9 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
             measured[split] = evaluator.metrics
             if distributed.world().is_main:
                 write_predictions(
-                    task, one.examples, evaluator.predictions, folder / f"predictions-{split}.jsonl"
+                    task, one.examples, evaluator.predictions, config.folder / f"predictions-{split}.jsonl"
                 )
-    if weights is not None:
-        save_model(config, task, weights, measured[inputs.measured_on], folder)
-    row = {
-        "model": variant.start,
-        "seed": config.seed,
-        **({"point": dict(variant.point)} if variant.point else {}),
-        "split": inputs.measured_on,
-        "step": selection.kept_step(trainer.step),
-        **measured[inputs.measured_on],
-        "validation": measured["validation"],
-    }
-    return Outcome(status, trainer.step, row)
+    return measured
 
 
 def save_model(
@@ -273,12 +301,12 @@ def save_model(
 
 
 def _trackers(variant: Variant, steps: int, start_step: int) -> Trackers:
-    if not distributed.world().is_main:
-        return Trackers()
     config = variant.config
     tree = config.model_dump(mode="json", serialize_as_any=True)
     run = RunInfo(variant.title, config.folder, tree, steps, start_step, "finetune")
-    return Trackers.start(run, config.tracking)
+    trackers = Trackers.start(run, config.tracking)
+    trackers.artifact(Artifact(Path(config.model.path), "model", is_input=True))
+    return trackers
 
 
 def say(text: str) -> None:

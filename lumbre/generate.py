@@ -76,25 +76,32 @@ def generate(place: Path, prompts: Sequence[str], sampling: Sampling) -> list[st
     is a run folder, whose model/ is used and where the samples are kept for the report, or a Hugging Face
     folder. Raises ModelError when the folder holds no language model, or a prompt does not fit it.
     """
-    import torch
-
     run = place if (place / "model" / "config.json").is_file() else None
     folder = place / "model" if run else place
     if not (folder / "config.json").is_file():
         raise ModelError(f"{place}: is neither a finished run nor a model folder; it has no config.json")
+    samples = said(folder, prompts, sampling, Console(highlight=False))
+    if run is not None:
+        write_json(run / SAMPLES_FILE, samples)
+    return [one["text"].removeprefix("\n") for one in samples]
+
+
+def said(folder: Path, prompts: Sequence[str], sampling: Sampling, console: Console) -> list[dict[str, str]]:
+    """Return each prompt with the text that the model of a folder makes of it, and show them on the console.
+
+    A text that does not go on from its prompt begins with a newline. Seeds torch's generator.
+    """
+    import torch
+
     speak, speaker = _load(folder)
-    console = Console(highlight=False)
-    texts = []
+    samples = []
     for prompt in prompts:
         torch.manual_seed(sampling.seed)
         with torch.no_grad():
-            texts.append(speak(speaker, prompt, sampling, console))
+            text = speak(speaker, prompt, sampling, console)
+        samples.append({"prompt": prompt, "text": text if speak is _complete else f"\n{text}"})
         console.print()
-    if run is not None:
-        apart = "" if speak is _complete else "\n"
-        samples = [{"prompt": one, "text": apart + text} for one, text in zip(prompts, texts, strict=True)]
-        write_json(run / SAMPLES_FILE, samples)
-    return texts
+    return samples
 
 
 Speak = Callable[[Speaker, str, Sampling, Console], str]

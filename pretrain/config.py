@@ -16,6 +16,7 @@ from lumbre.trainer import TrainConfig
 from .data.config import DataConfig
 from .data.plan import Plan, Stage
 from .downstream import ProbeConfig
+from .generations import SamplesConfig
 from .objectives import ModelKind, ObjectiveConfig
 
 DESCRIPTIONS: dict[ModelKind, str] = {
@@ -54,6 +55,8 @@ class PretrainConfig(RunConfig):
     """Rows of each validation split that an evaluation reads, or all where there are fewer."""
     downstream: list[ProbeConfig] = Field(default_factory=list)
     """Fine-tuning configs that measure the weights in the course of the run, such as [quickstart]."""
+    samples: SamplesConfig | None = None
+    """Prompts that the model is given in the course of the run; what it says is tracked."""
 
     @property
     def plan(self) -> Plan:

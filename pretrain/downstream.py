@@ -106,6 +106,8 @@ class Downstream:
     A probe leaves NAME-step-00000100.log, and NAME-step-00000100.json when it has ended well.
     """
 
+    name = "downstream"
+
     def __init__(
         self,
         probes: Sequence[ProbeConfig],

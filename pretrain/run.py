@@ -1,10 +1,12 @@
 """Pretraining, top to bottom: prepare the data, train or resume, export."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from lumbre import distributed, hardware
 from lumbre.checkpoint import Checkpoints
@@ -13,7 +15,7 @@ from lumbre.hub import HuggingFaceConfig
 from lumbre.models import Electra, LanguageModel, TransformerConfig
 from lumbre.run_folder import claim, record_exit, write_config
 from lumbre.tokenizer import Tokenizer
-from lumbre.tracking import RunInfo, Trackers
+from lumbre.tracking import Artifact, RunInfo, Trackers
 from lumbre.trainer import Trainer
 
 from .config import PretrainConfig
@@ -23,6 +25,7 @@ from .data.plan import Plan, Stage
 from .downstream import Downstream
 from .evaluation import LossEvaluator
 from .export import write_model
+from .generations import Generations
 from .objectives import Objective
 from .samples import GlobalStream, Sets, validation_sets
 
@@ -58,7 +61,18 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
     model = build_model(config, tokenizer, objective)
     shape = model.config
     engine = config.engine.build(model, config.optimizer, plan.stages[0].micro_batch_size)
-    run = partial(_run_info, config, folder, steps)
+
+    def export(weights: Mapping[str, Tensor] | None, to: Path) -> None:
+        write_model(weights, objective, shape, tokenizer, to, proven=False)
+
+    def conclude(trackers: Trackers) -> None:
+        write_model(engine.state_dict(), objective, shape, tokenizer, folder / "model")
+        for ending in objective.exports(model):
+            place = folder / f"model{ending}"
+            trackers.artifact(Artifact(place, "model", metadata={"steps": steps}))
+
+    probes = Downstream(config.downstream, config.train.downstream_every, steps, folder, export)
+    looks = [Generations(config.samples, steps, folder, export)] if config.samples is not None else []
     trainer = Trainer(
         config=config.train.model_copy(update={"steps": steps}),
         seed=config.seed,
@@ -79,17 +93,11 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         evaluator=LossEvaluator(objective, validation, plan.stages[-1].micro_batch_size),
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
         identity=partial(identity, config, shape, sets),
-        trackers=lambda start: Trackers.start(run(start), config.tracking) if world.is_main else Trackers(),
+        trackers=partial(_trackers, config, folder, sets, steps),
         samples=lambda step: plan.step(step).first,
         flops=partial(flops_of_step, shape, objective, plan),
         peak=hardware.peak(engine.device, config.engine.precision),
-        probes=Downstream(
-            config.downstream,
-            config.train.downstream_every,
-            last_step=steps,
-            run=folder,
-            export=lambda weights, to: write_model(weights, objective, shape, tokenizer, to, proven=False),
-        ),
+        probes=[probes, *looks],
     )
     complete = trainer.restore() >= steps and (folder / "model").is_dir()
     if complete:
@@ -97,9 +105,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         say(f"{folder}: complete at step {steps}; set another name, or {more}")
         return ExitStatus.DONE, steps
     write_config(folder, config)
-    status = trainer.fit()
-    if status == ExitStatus.DONE:
-        write_model(engine.state_dict(), objective, shape, tokenizer, folder / "model")
+    status = trainer.fit(conclude)
     # Ranks end together: a launcher takes one that is long behind the others for lost.
     distributed.barrier()
     return status, trainer.step
@@ -156,9 +162,16 @@ def _stage_identity(stage: Stage, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _run_info(config: PretrainConfig, folder: Path, steps: int, start_step: int) -> RunInfo:
+def _trackers(config: PretrainConfig, folder: Path, sets: Sets, steps: int, start_step: int) -> Trackers:
     tree = config.model_dump(mode="json", serialize_as_any=True)
-    return RunInfo(config.name, folder, tree, steps, start_step, "pretrain")
+    trackers = Trackers.start(
+        RunInfo(config.name, folder, tree, steps, start_step, "pretrain"), config.tracking
+    )
+    for name, prepared in sets.items():
+        title = f"{name or 'data'}-{prepared.fingerprint}"
+        metadata = {"tokenizer": prepared.manifest.tokenizer_fingerprint, "fingerprint": prepared.fingerprint}
+        trackers.artifact(Artifact(prepared.folder, "dataset", is_input=True, title=title, metadata=metadata))
+    return trackers
 
 
 def say(text: str) -> None:

@@ -1,6 +1,8 @@
 """Trackers: where a run's rows go. metrics.jsonl and the console are always on; a config adds others."""
 
-from lumbre.tracking.base import Row, RunInfo, Tracker, TrackerConfig, Trackers
+from lumbre.tracking.artifact import Artifact
+from lumbre.tracking.base import RunInfo, Tracker, TrackerConfig, Trackers
+from lumbre.tracking.rows import Row
 from lumbre.tracking.wandb import WandbConfig
 
-__all__ = ["Row", "RunInfo", "Tracker", "TrackerConfig", "Trackers", "WandbConfig"]
+__all__ = ["Artifact", "Row", "RunInfo", "Tracker", "TrackerConfig", "Trackers", "WandbConfig"]

@@ -1,19 +1,20 @@
 """What a tracker is, and the fan-out that gives each row of a run to all of them."""
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from lumbre import distributed
 from lumbre.config import Choice
 from lumbre.errors import UserError
+from lumbre.tracking.artifact import Artifact, ArtifactTracker
 from lumbre.tracking.console import console_tracker
 from lumbre.tracking.jsonl import METRICS_FILE, JsonlTracker, cut_back
-
-Row = Mapping[str, Any]
-"""A training row has `loss`, an evaluation row `eval/...` keys, a probe's row `downstream/NAME/...` keys,
-an event row `event`; each has `step`."""
+from lumbre.tracking.rows import Row
+from lumbre.tracking.system import NodeWatch
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,18 @@ class Tracker(Protocol):
 class TrackerConfig(Choice):
     """A tracker beside metrics.jsonl and the console."""
 
+    @property
+    def node_seconds(self) -> float | None:
+        """Seconds between looks at every node that the tracker asks for; None where it asks for none."""
+        return None
+
     def build(self, run: RunInfo) -> Tracker:
         """Open the tracker for a run; raises UserError where the user asked for what cannot be had."""
         raise NotImplementedError
 
 
 class Trackers:
-    """All trackers of a run as one; on any rank but the main one it holds none.
+    """All trackers of a run as one, for any thread; a rank that is not the main one has no rows to give.
 
     A tracker that fails is switched off and the run goes on, with an event that says so. A UserError,
     such as a full disk under metrics.jsonl, is the run's own affair and passes through.
@@ -61,13 +67,26 @@ class Trackers:
 
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = list(trackers)
+        self._lock = threading.RLock()
 
     @classmethod
     def start(cls, run: RunInfo, configs: Sequence[TrackerConfig] = ()) -> Self:
-        """Cut metrics.jsonl back to the step the run starts from, and open every tracker."""
+        """Cut metrics.jsonl back to the step the run starts from, and open every tracker.
+
+        Every rank calls: the main one tracks, and one of each node watches it where a tracker asks for that.
+        """
+        world, trackers = distributed.world(), cls()
+        looks = [config.node_seconds for config in configs if config.node_seconds is not None]
+        if looks and world.local_rank == 0:
+            trackers._trackers.append(NodeWatch(run.folder, min(looks)))
+        if not world.is_main:
+            return trackers
         file = run.folder / METRICS_FILE
         cut_back(file, run.start_step)
-        trackers = cls([JsonlTracker(file), console_tracker(run.name, run.total_steps, run.start_step)])
+        trackers._trackers += [
+            JsonlTracker(file),
+            console_tracker(run.name, run.total_steps, run.start_step),
+        ]
         for config in configs:
             try:
                 trackers._trackers.append(config.build(run))
@@ -79,28 +98,37 @@ class Trackers:
 
     def log(self, row: Row) -> None:
         """Give a row to every tracker."""
-        for tracker in list(self._trackers):
-            try:
-                tracker.log(row)
-            except UserError:
-                raise
-            except Exception as error:
-                self._trackers.remove(tracker)
-                self._report(tracker.name, error, row.get("step", 0))
+        with self._lock:
+            for tracker in list(self._trackers):
+                try:
+                    tracker.log(row)
+                except UserError:
+                    raise
+                except Exception as error:
+                    self._trackers.remove(tracker)
+                    self._report(tracker.name, error, row.get("step", 0))
+
+    def artifact(self, artifact: Artifact) -> None:
+        """Give what the run reads or has written to the trackers that keep such."""
+        with self._lock:
+            for tracker in self._trackers:
+                if isinstance(tracker, ArtifactTracker):
+                    tracker.artifact(artifact)
 
     def finish(self, exit_status: int) -> None:
-        """Close every tracker, metrics.jsonl last."""
-        while self._trackers:
-            tracker = self._trackers[-1]
-            try:
-                tracker.finish(exit_status)
-            except UserError:
-                raise
-            except Exception as error:
-                self._trackers.remove(tracker)
-                self._report(tracker.name, error, 0)
-            else:
-                self._trackers.remove(tracker)
+        """Close every tracker, metrics.jsonl last of those with rows."""
+        with self._lock:
+            while self._trackers:
+                tracker = self._trackers[-1]
+                try:
+                    tracker.finish(exit_status)
+                except UserError:
+                    raise
+                except Exception as error:
+                    self._trackers.remove(tracker)
+                    self._report(tracker.name, error, 0)
+                else:
+                    self._trackers.remove(tracker)
 
     def _report(self, name: str, error: Exception, step: int) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]

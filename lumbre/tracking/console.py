@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from lumbre.tracking.rows import is_said
+
 SECONDS_BETWEEN_LINES = 3.0
 MEASURED = ("eval/", "downstream/")
 """How the keys of an evaluation and of a probe begin."""
@@ -168,8 +170,15 @@ def told(row: Row) -> tuple[int | None, str, str]:
     """Return an evaluation's, a probe's or an event's row as (step, text, style)."""
     if "event" in row:
         message = str(row.get("message") or "")
-        style = "yellow" if str(row["event"]).endswith(("off", "skipped", "failed", "spike")) else "green"
+        style = (
+            "yellow"
+            if str(row["event"]).endswith(("off", "skipped", "failed", "spike", "stalled"))
+            else "green"
+        )
         return row.get("step"), f"{row['event']}  {message}".rstrip(), style
+    if is_said(row):
+        said = (f"{one['prompt']} -> {one['text'].strip()}" for one in row["samples"])
+        return row.get("step"), "\n".join(" ".join(one.split()) for one in said), ""
     values = (f"{key} {number(value)}" for key, value in row.items() if key.startswith(MEASURED))
     return row.get("step"), "  ".join(values), "bold cyan"
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,22 @@ class JsonlTracker:
         os.close(self._descriptor)
 
 
+class Follower:
+    """Reads a metrics.jsonl as it grows."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the rows that have come since the last call; a line that is not whole yet is left for later."""
+        with self._file.open("rb") as stream:
+            stream.seek(self._read)
+            whole, newline, _ = stream.read().rpartition(b"\n")
+        self._read += len(whole) + len(newline)
+        return [row for _, row in _parsed(whole.split(b"\n"))]
+
+
 def read(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl; a line torn by a crash is left out, a missing file has none."""
     return [row for _, row in _rows(file)] if file.is_file() else []
@@ -63,13 +79,17 @@ def cut_back(file: Path, step: int) -> None:
 
 def _rows(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with file.open("rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield line.rstrip(b"\r\n"), row
+        yield from _parsed(lines)
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield line.rstrip(b"\r\n"), row
 
 
 def _plain(value: Any) -> Any:

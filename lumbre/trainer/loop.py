@@ -17,14 +17,16 @@ import torch
 from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints, differences
 from lumbre.engine import Engine
-from lumbre.errors import CheckpointError, ExitStatus, TrainingError
+from lumbre.errors import CheckpointError, ExitStatus, LumbreError, TrainingError
 from lumbre.hardware import Peak, peak_memory_bytes
 from lumbre.optim import OptimizerConfig, ScheduleConfig
 from lumbre.signals import StopRequest, stop_request
-from lumbre.tracking import Trackers
+from lumbre.tracking import Artifact, Trackers
 from lumbre.trainer.config import TrainConfig
 from lumbre.trainer.learner import Batch, Learner
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection
+from lumbre.trainer.spikes import LossSpikes
+from lumbre.trainer.stalls import StallWatch
 
 
 @dataclass
@@ -67,14 +69,15 @@ class Trainer:
     peak: Peak
     selection: Selection | None = None
     """What the evaluations decide; None where they decide nothing."""
-    probes: Probes | None = None
-    """What other processes measure; None where they measure nothing."""
+    probes: Sequence[Probes] = ()
+    """What is looked at on a copy of the weights."""
 
     def __post_init__(self) -> None:
         self.step = 0
         """Optimizer steps done."""
         self._tokens = 0.0
         self._evaluated = 0
+        self._spikes = LossSpikes()
 
     def restore(self) -> int:
         """Set everything to the latest whole checkpoint, if there is one; return the steps done.
@@ -95,12 +98,13 @@ class Trainer:
         self.step, self._tokens, self._evaluated = state["step"], state["tokens"], state["evaluated"]
         if self.selection is not None:
             self.selection.restore(state["selection"])
-        if self.probes is not None:
-            self.probes.restore(state.get("probes", {}))
+        self._spikes = LossSpikes(state.get("losses", ()))
+        for probes in self.probes:
+            probes.restore(state.get("probes", {}).get(probes.name, {}))
         return self.step
 
-    def fit(self) -> ExitStatus:
-        """Train from the step that `restore` left off to the last.
+    def fit(self, conclude: Callable[[Trackers], None] | None = None) -> ExitStatus:
+        """Train from the step that `restore` left off to the last, then `conclude` before trackers close.
 
         Returns DONE, or STOPPED after a signal, everything saved. Raises TrainingError when the gradient
         is not finite.
@@ -115,8 +119,17 @@ class Trainer:
         self.engine.forward().train()
         status = ExitStatus.BUG
         try:
-            with stop_request() as stop:
+            with stop_request() as stop, StallWatch(self._tell) as self._stalls:
                 status = self._run(start, stop)
+            if status == ExitStatus.DONE and conclude is not None:
+                conclude(self._tracks)
+        except Exception as error:
+            status = error.exit_status if isinstance(error, LumbreError) else ExitStatus.BUG
+            self._tell("failed", f"{type(error).__name__}: {error}")
+            raise
+        except KeyboardInterrupt:
+            status = ExitStatus.STOPPED
+            raise
         finally:
             self._tracks.finish(int(status))
         return status
@@ -133,10 +146,12 @@ class Trainer:
                 if self.selection is not None and self.selection.done:
                     self._finish_early()
                     break
-                began = time.perf_counter()
-                micro_batches = next(steps)
-                self._interval.data_seconds += time.perf_counter() - began
-                stopping = self.train_step(step, micro_batches, stop) and step < self.config.steps
+                with self._stalls.step():
+                    began = time.perf_counter()
+                    micro_batches = next(steps)
+                    self._interval.data_seconds += time.perf_counter() - began
+                    self._stalls.has_data()
+                    stopping = self.train_step(step, micro_batches, stop) and step < self.config.steps
                 self.step = step
                 if self._evaluation_due(step) and not stopping:
                     self.evaluate(step)
@@ -186,8 +201,10 @@ class Trainer:
         self._interval.steps += 1
         self._interval.flops += self.flops(step) if self.flops is not None else 0.0
         self._tokens += tokens
+        over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
+        if totals[0] and (spike := self._spikes.observe(over_ranks[0] / totals[0])):
+            self._event("loss_spike", step, spike)
         if step % self.config.log_every == 0 or step in (1, self.config.steps):
-            over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
             # A term without a target, as a source's may be in one step, has no loss.
             losses = {
                 name: value / max(total, 1.0)
@@ -205,7 +222,7 @@ class Trainer:
         with torch.no_grad(), self.engine.autocast():
             metrics = self.evaluator.evaluate(self.engine)
         model.train()
-        self._tracks.log({"step": step, **{f"eval/{name}": value for name, value in metrics.items()}})
+        self._tracks.log({**self._place(step), **{f"eval/{name}": value for name, value in metrics.items()}})
         if self.selection is not None:
             self.selection.observe(self.engine, step, metrics)
         self._interval.left_out += time.perf_counter() - began
@@ -219,13 +236,15 @@ class Trainer:
 
     def _probe(self, step: int, stop: StopRequest) -> bool:
         """Run the probes that are due; return whether a signal cut them off."""
-        if self.probes is None or not self.probes.due(step):
-            return False
+        due = [probes for probes in self.probes if probes.due(step)]
         began = time.perf_counter()
-        for row in self.probes.run(self.engine, step, stop):
-            self._tracks.log(row)
+        for probes in due:
+            for row in probes.run(self.engine, step, stop):
+                self._tracks.log({**self._place(step), **row})
+            if probes.due(step):
+                return True
         self._interval.left_out += time.perf_counter() - began
-        return self.probes.due(step)
+        return False
 
     def _stopped(self, step: int) -> ExitStatus:
         self._event("stopped", step, f"saved at step {step}")
@@ -242,9 +261,7 @@ class Trainer:
         first, *others = losses
         self._tracks.log(
             {
-                "step": step,
-                "tokens": int(self._tokens),
-                "samples": self.samples(step),
+                **self._place(step),
                 "loss": losses[first],
                 **{f"loss/{name}": losses[name] for name in others},
                 "learning_rate": learning_rate,
@@ -264,9 +281,18 @@ class Trainer:
         state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}
         if self.selection is not None:
             state["selection"] = self.selection.state()
-        if self.probes is not None:
-            state["probes"] = self.probes.state()
-        self.checkpoints.save(self.engine, step, state)
+        state["losses"] = self._spikes.state()
+        state["probes"] = {probes.name: probes.state() for probes in self.probes}
+        folder = self.checkpoints.save(self.engine, step, state)
+        self._tracks.artifact(
+            Artifact(
+                folder,
+                "checkpoint",
+                title=f"{folder.parent.parent.name}-checkpoint",
+                aliases=["latest", f"step-{step}"],
+                metadata={"step": step, "tokens": int(self._tokens)},
+            )
+        )
         self._interval.left_out += time.perf_counter() - began
 
     def _save_due(self, step: int) -> bool:
@@ -279,6 +305,13 @@ class Trainer:
 
     def _on_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _place(self, step: int) -> dict[str, int]:
+        """Return how far the run is, by each measure that a curve can be drawn over."""
+        return {"step": step, "tokens": int(self._tokens), "samples": self.samples(step)}
+
+    def _tell(self, name: str, message: str) -> None:
+        self._event(name, self.step, message)
 
     def _event(self, name: str, step: int, message: str) -> None:
         self._tracks.log({"event": name, "step": step, "message": message, "time": time.time()})

@@ -51,7 +51,12 @@ class Selection(Protocol):
 
 
 class Probes(Protocol):
-    """What is measured beside the run, by other processes on a copy of its weights."""
+    """What is looked at beside the run, on a copy of its weights."""
+
+    @property
+    def name(self) -> str:
+        """What its part of a checkpoint's state is called."""
+        ...
 
     def due(self, step: int) -> bool:
         """Whether some probe is to run after this step and has not."""

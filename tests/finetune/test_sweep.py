@@ -68,12 +68,12 @@ def test_the_agent_makes_a_run_of_its_own_of_each_point(folders: dict[str, Path]
 
 
 def test_a_run_of_a_sweep_has_the_agents_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lumbre.tracking.wandb import _sweeps_id
+    from lumbre.tracking.wandb.tracker import sweeps_id
 
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
-    assert _sweeps_id() is None
+    assert sweeps_id() is None
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
-    assert _sweeps_id() == "abc123"
+    assert sweeps_id() == "abc123"
 
 
 def test_a_sweep_of_nothing_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

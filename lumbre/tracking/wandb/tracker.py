@@ -1,0 +1,219 @@
+"""The W&B tracker: a thread that follows metrics.jsonl, so that the run never waits for the client."""
+
+import json
+import math
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lumbre.errors import ExitStatus
+from lumbre.tracking.artifact import Artifact
+from lumbre.tracking.base import RunInfo
+from lumbre.tracking.jsonl import METRICS_FILE, Follower
+from lumbre.tracking.rows import Row, is_said, kind
+from lumbre.tracking.system import Nodes
+from lumbre.tracking.wandb import artifacts, connection, history
+from lumbre.tracking.wandb.alerts import Alerts
+from lumbre.tracking.wandb.best import Best
+
+START_SECONDS = 10.0
+"""The run waits so long for a client that may go offline; rows that come before it is there are not lost."""
+CLOSE_SECONDS = 15.0
+"""What the client gets at the end beyond its own time for sending."""
+MOST_ARTIFACTS = 256
+"""How many artifacts wait for a client that does not answer; older ones are left out."""
+
+
+class WandbTracker:
+    """Sends a W&B run what metrics.jsonl has and W&B does not, whatever earlier parts of the run have sent.
+
+    W&B's own steps only rise: a row that an earlier part sent, and the resumed run makes again, is not sent
+    twice, and one that a kill kept from W&B is sent by the next part.
+    """
+
+    name = "wandb"
+
+    def __init__(
+        self, run: RunInfo, *, mode: str, belonging: Mapping[str, Any], artifacts: bool, upload_model: bool
+    ) -> None:
+        self._info, self._belonging = run, belonging
+        self._keeps_artifacts, self._upload_model = artifacts, upload_model
+        self._artifacts: deque[Artifact] = deque(maxlen=MOST_ARTIFACTS)
+        self._wake, self._opened = threading.Event(), threading.Event()
+        self._exit_status: int | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, args=[mode], name="wandb", daemon=True)
+        self._thread.start()
+        self._opened.wait(None if mode == "online" else START_SECONDS)
+        self._raise_error()
+
+    def log(self, row: Row) -> None:
+        """Let the thread know that metrics.jsonl has grown."""
+        self._raise_error()
+        self._wake.set()
+
+    def artifact(self, artifact: Artifact) -> None:
+        """Let the thread log what the run reads or has written."""
+        if self._keeps_artifacts:
+            self._artifacts.append(artifact)
+            self._wake.set()
+
+    def finish(self, exit_status: int) -> None:
+        """End the W&B run as finished, preempted (to be resumed) or failed.
+
+        Raises TimeoutError where the client does not answer; what it has written stays for `wandb sync`.
+        """
+        self._exit_status = exit_status
+        self._wake.set()
+        self._thread.join(connection.FINISH_SECONDS + CLOSE_SECONDS)
+        if self._thread.is_alive():
+            # Python's end would wait for it.
+            if (service := connection.service()) is not None:
+                service.kill()
+            raise TimeoutError("the client did not answer; `wandb sync` sends what it has written")
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self, mode: str) -> None:
+        try:
+            session = _Session(self._info, mode, self._belonging, upload_model=self._upload_model)
+            self._opened.set()
+            rows = Follower(self._info.folder / METRICS_FILE)
+            while True:
+                ending = self._exit_status
+                session.take(rows.new())
+                while self._artifacts:
+                    session.artifact(self._artifacts.popleft())
+                if ending is not None:
+                    session.finish(ending)
+                    return
+                self._wake.wait()
+                self._wake.clear()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._opened.set()
+
+
+class _Session:
+    """This part of the run, as the client has it open; it lives in the tracker's thread."""
+
+    def __init__(self, info: RunInfo, mode: str, belonging: Mapping[str, Any], *, upload_model: bool) -> None:
+        folder = info.folder / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        state = _State(folder / "resume.json")
+        state.end_earlier_service()
+        self._sent = history.of_files(folder, state.run_id) if state.is_old else history.History()
+        opened = connection.connect(info, state.run_id, mode, belonging)
+        state.keep_service()
+        self._run, self._upload_model = opened.run, upload_model
+        if self._run.resumed:
+            last = self._run.starting_step - 1
+            self._sent = history.History(last, last, None)
+        self._step = 0
+        self._best, self._better = Best(), dict[str, float]()
+        self._alerts = Alerts(self._run, info.name)
+        self._nodes = Nodes(info.folder)
+        print(opened.where(info.folder), flush=True)
+
+    def take(self, rows: list[dict[str, Any]]) -> None:
+        """Send the rows that no earlier part has sent."""
+        for row in rows:
+            self._step = max(self._step, row["step"])
+            self._better |= self._best.update(row)
+            if not self._sent.has(row):
+                self._send(row)
+        if any(kind(row) != "train" for row in rows):
+            self._tell_best()
+
+    def artifact(self, artifact: Artifact) -> None:
+        """Log what the run reads or has written."""
+        artifacts.log(self._run, artifact, upload_model=self._upload_model)
+
+    def finish(self, exit_status: int) -> None:
+        """End the W&B run."""
+        self._tell_best()
+        self._alerts.end(exit_status, self._step)
+        if exit_status in (ExitStatus.STOPPED, ExitStatus.WATCHDOG):
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_status)
+
+    def _send(self, row: dict[str, Any]) -> None:
+        values = {key: value for key, value in row.items() if value is not None}
+        if is_said(row):
+            said = [[row["step"], one["prompt"], one["text"]] for one in values.pop("samples")]
+            columns = ["step", "prompt", "text"]
+            values[history.SAMPLES] = connection.client().Table(columns=columns, data=said)
+        elif "loss" in row:
+            values |= self._nodes.news()
+        self._run.log(values, step=self._sent.place(row))
+        self._alerts.take(row)
+
+    def _tell_best(self) -> None:
+        if self._better:
+            self._run.summary.update(self._better)
+            self._better = {}
+
+
+class _State:
+    """What resume.json keeps: the run's id, and which process writes its file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.is_old = file.is_file()
+        self._state: dict[str, Any] = (
+            json.loads(file.read_text(encoding="utf-8"))
+            if self.is_old
+            else {"id": sweeps_id() or secrets.token_hex(6)}
+        )
+        self._save()
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, the same in all its parts."""
+        return str(self._state["id"])
+
+    def keep_service(self) -> None:
+        """Remember the client's helper process."""
+        service = connection.service()
+        if service is not None:
+            self._state["service"] = {
+                "pid": service.pid,
+                "created": service.create_time(),
+                "host": os.uname().nodename,
+            }
+            self._save()
+
+    def end_earlier_service(self) -> None:
+        """End the helper process of a part that was killed: it lives on for seconds and may still write."""
+        known = self._state.get("service", {})
+        if known.get("host") != os.uname().nodename:
+            return
+        with suppress(psutil.Error):
+            earlier = psutil.Process(known["pid"])
+            if (
+                math.isclose(earlier.create_time(), known["created"], abs_tol=1e-3)
+                and earlier.ppid() != os.getpid()
+            ):
+                earlier.kill()
+                earlier.wait(CLOSE_SECONDS)
+
+    def _save(self) -> None:
+        whole = self._file.with_suffix(".new")
+        whole.write_text(json.dumps(self._state), encoding="utf-8")
+        whole.replace(self._file)
+
+
+def sweeps_id() -> str | None:
+    """Return the id that a sweep's agent chose for the run; None outside a sweep."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
