@@ -8,7 +8,7 @@ from typing import Any
 from lumbre.config import Config
 from lumbre.errors import ConfigError, Problem
 
-from .config import FinetuneConfig
+from .config import FinetuneConfig, with_value
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,11 @@ def _set(config: FinetuneConfig, point: Mapping[str, Any]) -> FinetuneConfig:
     updates: dict[str, Config] = {}
     problems: list[Problem] = []
     for key, value in point.items():
-        group, _, name = key.partition(".")
-        within = updates.get(group, getattr(config, group))
-        tree = within.model_dump(mode="json", serialize_as_any=True) | {name: value}
-        if (group, name) in (("train", "epochs"), ("train", "steps")):
-            tree["steps" if name == "epochs" else "epochs"] = None
+        group = key.partition(".")[0]
         try:
-            updates[group] = type(within).model_validate(tree)
-        except ValueError as error:
-            fault = str(error).splitlines()[2].strip()
-            problems.append(Problem(f"grid.{key}", f"{value!r}: {fault}", "give values that the key takes"))
+            updates[group] = with_value(updates.get(group, getattr(config, group)), key, value)
+        except ConfigError as error:
+            problems += error.problems
     changed = config.model_copy(update=updates)
     if point and not problems:
         problems += changed.all_problems()

@@ -45,7 +45,8 @@ class Segments:
     segments: Sequence[Segment]
     causal: bool
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # torch.compiler.disable imports dynamo at once, which takes as long as torch, where a config is read too.
+    @torch._disable_dynamo
     def __call__(self, q_BQNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, scale: float | None) -> Tensor:
         """Return y_BQNH."""
         whole = q_BQNH, repeat(k_BTKH, q_BQNH.shape[2]), repeat(v_BTKH, q_BQNH.shape[2])

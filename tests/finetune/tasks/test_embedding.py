@@ -177,7 +177,9 @@ def test_layout_does_not_change_loss_and_gradient(
 
 
 def test_micro_batches_hold_whole_groups(folders: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text("{}")
+    (tmp_path / "train.jsonl").write_text(
+        '{"anchor": "a", "positive": "b", "sentence1": "a", "sentence2": "b", "score": 1}'
+    )
     text = f"""\
 name: one
 model: {{path: {folders["bert"]}}}
