@@ -24,7 +24,7 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """The name under which its versions stand, the same for the run that writes and the one that reads."""
+        """The name of its versions, the same for the run that writes and the one that reads."""
         folder = self.folder.absolute()
         name = self.title or f"{folder.parent.name}-{folder.name}"
         return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:128]

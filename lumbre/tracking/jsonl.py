@@ -47,7 +47,7 @@ class Follower:
         self._read = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Return the rows that have come since the last call; a line that is not whole yet is left for later."""
+        """Return the rows that have come since the last call; a line is left until it is whole."""
         with self._file.open("rb") as stream:
             stream.seek(self._read)
             whole, newline, _ = stream.read().rpartition(b"\n")

@@ -95,6 +95,8 @@ def test_probes_are_logged_and_leave_the_run_as_it_would_have_been(task: "Projec
     logged = next(row for row in reversed(task.rows("probed")) if "downstream/probe/accuracy" in row)
     assert logged == {
         "step": 24,
+        "tokens": task.rows("probed")[-1]["tokens"],
+        "samples": 24 * 8,
         **{f"downstream/probe/{key}": row["validation"][key] for key in row["validation"]},
     }
 

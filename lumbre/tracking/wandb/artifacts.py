@@ -6,8 +6,8 @@ from typing import Any
 from lumbre.tracking.artifact import Artifact
 from lumbre.tracking.wandb.connection import client
 
-KEPT_SIZE = 1 << 20
-"""Files up to so many bytes, such as manifests, go along with references: they tell contents apart."""
+KEPT = ".json"
+"""Manifests and configs go along with references: they tell contents apart."""
 
 
 def log(run: Any, artifact: Artifact, *, upload_model: bool) -> None:
@@ -24,7 +24,7 @@ def log(run: Any, artifact: Artifact, *, upload_model: bool) -> None:
         if not file.is_file() or file.name.startswith("."):
             continue
         inside = file.relative_to(artifact.folder).as_posix()
-        if by_reference and file.stat().st_size > KEPT_SIZE:
+        if by_reference and file.suffix != KEPT:
             # A hash of a model's weights tells versions apart; data and checkpoints have manifests for that.
             built.add_reference(_uri(file), name=inside, checksum=artifact.type == "model")
         else:

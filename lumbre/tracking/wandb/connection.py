@@ -58,11 +58,11 @@ def connect(run: RunInfo, run_id: str, wanted: str, belonging: Mapping[str, Any]
         if mode != "online":
             raise
         fault = _fault(error)
+        # Its helper process holds on to the id of the run that it could not open.
+        client().teardown(exit_code=1)
         if wanted == "online":
             remedy = "set WANDB_API_KEY to a valid key, or use mode: auto, which goes offline by itself"
             raise ConfigError([Problem("tracking", fault, remedy)]) from error
-    # Its helper process holds on to the id of the run that it could not open.
-    client().teardown(exit_code=1)
     return Connection(_init(run, run_id, "offline", belonging), "offline", fault)
 
 
@@ -109,6 +109,14 @@ def service() -> psutil.Process | None:
             if child.name() == SERVICE:
                 return child
     return None
+
+
+def abandon() -> None:
+    """End a helper process that does not answer: Python's end would wait for it."""
+    if (process := service()) is not None:
+        process.kill()
+    with suppress(Exception):
+        client().teardown(exit_code=1)
 
 
 def client() -> Any:

@@ -74,9 +74,7 @@ class WandbTracker:
         self._wake.set()
         self._thread.join(connection.FINISH_SECONDS + CLOSE_SECONDS)
         if self._thread.is_alive():
-            # Python's end would wait for it.
-            if (service := connection.service()) is not None:
-                service.kill()
+            connection.abandon()
             raise TimeoutError("the client did not answer; `wandb sync` sends what it has written")
         self._raise_error()
 
