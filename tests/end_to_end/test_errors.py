@@ -11,7 +11,17 @@ import pytest
 if TYPE_CHECKING:
     from .conftest import Project
 
-HEAVY = ("torch", "transformers", "deepspeed", "accelerate", "datasets", "wandb", "sklearn", "matplotlib")
+HEAVY = (
+    "torch",
+    "torch._dynamo",
+    "transformers",
+    "deepspeed",
+    "accelerate",
+    "datasets",
+    "wandb",
+    "sklearn",
+    "matplotlib",
+)
 
 
 def refused(project: "Project", *arguments: str) -> str:
