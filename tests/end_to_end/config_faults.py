@@ -4,6 +4,7 @@ The words that Lumbre's message must have stand beside each fault, and where peo
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,7 +82,26 @@ selection:
 engine:
   type: accelerate
 """
-BASES: Mapping[str, str] = {"pretrain": PRETRAIN, "finetune": FINETUNE}
+SLURM = """\
+type: slurm
+partition: gpu
+nodes: 2
+gpus_per_node: 4
+threads_per_process: 4
+time: '4:00:00'
+env:
+  NCCL_DEBUG: INFO
+"""
+BASES: Mapping[str, str] = {"pretrain": PRETRAIN, "finetune": FINETUNE, "slurm": SLURM}
+LAUNCHERS = ("slurm",)
+"""Bases that are launch configs; the job is a sound pretraining."""
+SINFO = """\
+#!/bin/sh
+# A stand-in for Slurm's sinfo: 4 nodes with 4 GPUs, and 16 without. No job can run on them.
+echo 'gpu|4|32|1-00:00:00|gpu:a100:4'
+echo 'cpu*|16|64|7-00:00:00|(null)'
+"""
+STAND_IN = {"PATH": os.pathsep.join(["stand-in", os.environ.get("PATH", "")])}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HOME": "empty-cache"}
 """A compute node without a network, whose cache has nothing."""
 
@@ -104,13 +124,15 @@ class Fault:
 
     @property
     def processes(self) -> int:
-        """How many processes are asked for."""
+        """How many processes are asked for, where one machine starts them."""
         return next(
             (int(word.partition("=")[2]) for word in self.launcher if word.startswith("processes=")), 1
         )
 
     def arguments(self, file: str) -> list[str]:
         """Return what follows `lumbre launch`, for the broken YAML in that file."""
+        if self.program in LAUNCHERS:
+            return [file, "--", "pretrain", "sound.yaml"]
         return [*self.launcher, "--", self.program, file]
 
     @property
@@ -128,6 +150,10 @@ def lay_out(folder: Path) -> None:
     text = Path(__file__).read_text()
     (folder / "corpus.txt").write_text(text)
     (folder / "file-in-the-way").write_text("no folder")
+    (folder / "sound.yaml").write_text(PRETRAIN.replace("global_batch_size: 8", "global_batch_size: 64"))
+    (folder / "stand-in").mkdir()
+    (folder / "stand-in/sinfo").write_text(SINFO)
+    (folder / "stand-in/sinfo").chmod(0o755)
     for split in ("train", "validation"):
         records = [{"text": text[at : at + 40], "label": "ab"[at % 2]} for at in range(20)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
@@ -503,5 +529,54 @@ FAULTS: tuple[Fault, ...] = (
         ("model.path", "encoder", "T5"),
         "huggingface/transformers#13590",
         "finetune",
+    ),
+    # Clusters
+    Fault(
+        "a partition that is not there",
+        {"partition: gpu": "partition: gpus"},
+        ("partition", "there is no partition 'gpus'", "did you mean 'gpu'"),
+        "ArjunaCluster/ArjunaUsers#17, outerloop-science/outerloop#176",
+        "slurm",
+        environment=STAND_IN,
+    ),
+    Fault(
+        "more GPUs than a node has",
+        {"gpus_per_node: 4": "gpus_per_node: 8"},
+        ("gpus_per_node", "nodes of partition gpu have at most 4", "ask for fewer"),
+        "AaltoSciComp/scicomp-docs#26",
+        "slurm",
+        environment=STAND_IN,
+    ),
+    Fault(
+        "GPUs of a partition that has none",
+        {"partition: gpu": "partition: cpu"},
+        ("gpus_per_node", "nodes of partition cpu have at most 0", "use another partition"),
+        "nebius/soperator#1521, awslabs/awsome-distributed-ai#196",
+        "slurm",
+        environment=STAND_IN,
+    ),
+    Fault(
+        "more cores than a node has",
+        {"threads_per_process: 4": "threads_per_process: 14"},
+        ("threads_per_process", "at most 32 cores", "ask for fewer"),
+        "ArjunaCluster/ArjunaUsers#112",
+        "slurm",
+        environment=STAND_IN,
+    ),
+    Fault(
+        "more processes than GPUs",
+        {"gpus_per_node: 4": "gpus_per_node: 4\nprocesses_per_node: 8"},
+        ("processes_per_node", "8 processes share 4 GPUs", "leave this key out"),
+        "tatsu-lab/stanford_alpaca#67, hustvl/Vim#61",
+        "slurm",
+        environment=STAND_IN,
+    ),
+    Fault(
+        "a W&B key in the launch config",
+        {"NCCL_DEBUG: INFO": "WANDB_API_KEY: 0123456789abcdef"},
+        ("env.WANDB_API_KEY", "does not belong in a file", "export WANDB_API_KEY"),
+        "OptimalScale/LMFlow#65",
+        "slurm",
+        environment=STAND_IN,
     ),
 )

@@ -5,16 +5,19 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
 from finetune.config import FinetuneConfig
+from launch import slurm as slurm
+from launch.base import LauncherConfig
 from lumbre.config import load
 from lumbre.errors import ConfigError
 from pretrain.config import PretrainConfig
-from tests.end_to_end.config_faults import BASES, FAULTS, Fault, lay_out
+from tests.end_to_end.config_faults import BASES, FAULTS, LAUNCHERS, STAND_IN, Fault, lay_out
 
 KINDS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 NAMES = [fault.name for fault in FAULTS]
@@ -28,6 +31,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def checked(program: str) -> None:
+    """Check the config as `lumbre launch` does: what it says, and what the cluster has."""
+    if program not in LAUNCHERS:
+        load(KINDS[program], "broken.yaml", room=program)
+        return
+    launcher = load(LauncherConfig, "broken.yaml").build()
+    if problems := [replace(problem, place="broken.yaml") for problem in launcher.faults()]:
+        raise ConfigError(problems)
+
+
 def files(folder: Path) -> set[Path]:
     """Return everything below a folder, but for configs."""
     return {one for one in folder.rglob("*") if one.suffix != ".yaml"}
@@ -36,7 +49,9 @@ def files(folder: Path) -> set[Path]:
 def assert_told(fault: Fault, said: str) -> None:
     """One of the problems stands at the key, with place, fault and remedy."""
     key, *words = fault.says
-    places = re.compile(rf"broken\.yaml:\d+: {re.escape(key)}{': ' if key else 'is '}")
+    # What a cluster lacks has no line, for the cluster is asked after the file was read.
+    line = r"(:\d+)?" if fault.program in LAUNCHERS else r":\d+"
+    places = re.compile(rf"broken\.yaml{line}: {re.escape(key)}{': ' if key else 'is '}")
     lines = [line for line in said.splitlines() if places.search(line)]
     assert lines, said
     assert any(all(word in line for word in words) and "; " in line for line in lines), said
@@ -46,8 +61,9 @@ def assert_told(fault: Fault, said: str) -> None:
 def test_the_sound_config_has_no_fault(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused below is refused for its one difference."""
     monkeypatch.chdir(folder)
-    (folder / "sound.yaml").write_text(BASES[program])
-    load(KINDS[program], "sound.yaml", room=program)
+    monkeypatch.setenv("PATH", STAND_IN["PATH"])
+    (folder / "broken.yaml").write_text(BASES[program])
+    checked(program)
 
 
 def test_there_are_forty_and_each_has_been_met() -> None:
@@ -69,8 +85,9 @@ def test_a_fault_is_told_with_place_and_remedy(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(folder / "empty-cache"))
     (folder / "broken.yaml").write_text(fault.config)
     before = files(folder)
+    monkeypatch.setenv("PATH", fault.environment.get("PATH", os.environ["PATH"]))
     with pytest.raises(ConfigError) as caught:
-        load(KINDS[fault.program], "broken.yaml", room=fault.program)
+        checked(fault.program)
     assert_told(fault, str(caught.value))
     assert files(folder) == before
 

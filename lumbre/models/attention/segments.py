@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd.function import once_differentiable
 
 from lumbre.models.attention.dense import attend, repeat
@@ -46,7 +47,7 @@ class Segments:
     causal: bool
 
     # torch.compiler.disable imports dynamo at once, which takes as long as torch, where a config is read too.
-    @torch._disable_dynamo
+    @_disable_dynamo
     def __call__(self, q_BQNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, scale: float | None) -> Tensor:
         """Return y_BQNH."""
         whole = q_BQNH, repeat(k_BTKH, q_BQNH.shape[2]), repeat(v_BTKH, q_BQNH.shape[2])
