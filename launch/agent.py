@@ -23,9 +23,12 @@ class Command:
         return " ".join([*sets, shlex.join(self.arguments)])
 
 
-def agent(job: Job, processes: int, stop_timeout_seconds: int, rendezvous: Sequence[str]) -> tuple[str, ...]:
+def agent(
+    job: Job, processes: int | str, stop_timeout_seconds: int, rendezvous: Sequence[str]
+) -> tuple[str, ...]:
     """Return what follows `python` in the agent of one node that starts `processes` ranks of the job.
 
+    In a script the number may be a variable of the shell, to be quoted there.
     torchrun's agent passes on SIGTERM and SIGINT alone unless told otherwise, and kills after 30 s.
     """
     return (

@@ -1,0 +1,192 @@
+"""The ssh launcher on two real hosts: network namespaces of this machine, each with its own sshd."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.launch.places.hosts import Hosts
+
+pytestmark = pytest.mark.ssh
+
+NASTY = 'it\'s a "run" $(touch pwned) `touch pwned`; touch pwned & #'
+CONFIG = """\
+seed: 3
+tokenizer: {type: wordpiece, vocab_size: 600}
+data: {sources: [{type: text, paths: [corpus.txt], documents: paragraph}], seq_length: 32}
+model:
+  {type: transformer, causal: false, hidden_size: 16, num_layers: 2, num_heads: 2,
+   position: {type: learned, max_length: 64}}
+objective: {type: mlm}
+optimizer: {type: adamw, learning_rate: 3.0e-3}
+train: {steps: 60, global_batch_size: 8, micro_batch_size: 2, log_every: 1}
+checkpoint: {every_steps: 10}
+"""
+ON_TWO_HOSTS = ("engine.type=deepspeed", "engine.zero_stage=2")
+PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a config and prepared data, which all hosts share, as they share all files."""
+
+    folder: Path
+    hosts: Hosts
+
+    def lumbre(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        child = self.start(*words)
+        out, err = child.communicate(timeout=PATIENCE_SECONDS)
+        return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+
+    def launch(self, *words: str) -> tuple[str, ...]:
+        """Return the words of a run on both hosts."""
+        return ("launch", "launch.yaml", "--", "pretrain", "run.yaml", *ON_TWO_HOSTS, *words)
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        """Start the command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "lumbre.cli", *words],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def losses(self, name: str) -> dict[int, float]:
+        """Return each step's loss."""
+        lines = (self.folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        return {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
+
+    def wait_for_step(self, step: int, name: str, child: "subprocess.Popen[str]") -> None:
+        """Wait until a run has logged the step."""
+        file = self.folder / "runs" / name / "metrics.jsonl"
+        while not (file.is_file() and f'"step": {step},' in file.read_text()):
+            assert child.poll() is None, child.communicate()
+            time.sleep(0.02)
+
+    def wait_until_nothing_is_left(self) -> None:
+        """Wait until no process of the job is on any host."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while left := {
+            name: self.hosts.processes(name) for name in self.hosts.names if self.hosts.processes(name)
+        }:
+            assert time.monotonic() < until, left
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    if why := Hosts.why_not():
+        pytest.skip(why)
+    place = tmp_path_factory.mktemp("hosts")
+    folder = tmp_path_factory.mktemp("project") / "it's $(touch pwned)"
+    folder.mkdir()
+    (folder / "corpus.txt").write_text(Path(json.__file__).with_name("decoder.py").read_text())
+    (folder / "run.yaml").write_text(CONFIG)
+    (folder / "launch.yaml").write_text(
+        f"type: ssh\nhosts: [node1 slots=1, node2 slots=1]\nssh_options: [-F, {place}/ssh_config]\n"
+        "threads_per_process: 1\nenv: {GLOO_SOCKET_IFNAME: eth0}\n"
+        "answer_timeout_seconds: 6\nstop_timeout_seconds: 15\n"
+    )
+    hosts = Hosts(place, 2)
+    project = Project(folder, hosts)
+    try:
+        hosts.up()
+        done = project.lumbre("pretrain", "run.yaml", "name=alone")
+        assert done.returncode == 0, done.stderr
+        yield project
+    finally:
+        hosts.down()
+
+
+def test_two_hosts_compute_what_one_process_does_and_nothing_is_run_by_a_shell(project):
+    done = project.lumbre(*project.launch(f"name={json.dumps(NASTY)}"))
+    assert done.returncode == 0, done.stderr
+    alone, together = project.losses("alone"), project.losses(NASTY)
+    assert list(together) == list(range(1, 61))
+    assert together == pytest.approx(alone, rel=1e-6)
+    assert not list(project.folder.parent.rglob("pwned"))
+    assert "step 60/60" in done.stdout
+    status = project.lumbre("launch", "status", NASTY)
+    assert "COMPLETED" in status.stdout
+    assert project.hosts.processes("node1") == project.hosts.processes("node2") == []
+
+
+def test_a_host_cut_off_ends_the_job_everywhere_and_the_same_command_goes_on_when_it_is_back(project):
+    command = project.launch("name=cut")
+    child = project.start(*command)
+    project.wait_for_step(25, "cut", child)
+    project.hosts.cut("node2")
+    try:
+        _, told = child.communicate(timeout=PATIENCE_SECONDS)
+        assert child.returncode == 76
+        assert "host node2 was lost at step " in told
+        assert "(no answer for 6 s)" in told
+        project.wait_until_nothing_is_left()
+    finally:
+        project.hosts.mend("node2")
+    assert "LOST" in project.lumbre("launch", "status", "cut").stdout
+    done = project.lumbre(*command)
+    assert done.returncode == 0, done.stderr
+    assert project.losses("cut") == pytest.approx(project.losses("alone"), rel=1e-6)
+
+
+def test_ctrl_c_and_cancel_save_and_a_killed_launcher_leaves_nothing_running(project):
+    command = project.launch("name=stopped", "train.steps=5000", "checkpoint.every_steps=5000")
+    record = project.folder / "runs" / "stopped" / "exit.json"
+    steps = []
+    for ask in ("interrupt", "cancel", "kill"):
+        before = steps[-1] if steps else 0
+        child = project.start(*command)
+        project.wait_for_step(before + 5, "stopped", child)
+        if ask == "interrupt":
+            os.killpg(child.pid, signal.SIGINT)
+        elif ask == "cancel":
+            assert "RUNNING" in project.lumbre("launch", "status", "stopped").stdout
+            assert project.lumbre("launch", "cancel", "stopped").returncode == 0
+        else:
+            child.kill()
+        _, told = child.communicate(timeout=PATIENCE_SECONDS)
+        project.wait_until_nothing_is_left()
+        assert child.returncode == (-signal.SIGKILL if ask == "kill" else 75), told
+        found = json.loads(record.read_text())
+        assert found["status"] == 75
+        steps.append(found["step"])
+        assert (project.folder / f"runs/stopped/checkpoints/step-{found['step']:08d}").is_dir()
+    assert steps == sorted(set(steps))
+    assert "STOPPED" in project.lumbre("launch", "status", "stopped").stdout
+    assert "step " in project.lumbre("launch", "logs", "stopped").stdout
+
+
+def test_hosts_that_do_not_answer_are_all_named_within_seconds(project):
+    began = time.monotonic()
+    hosts = "hosts=[node1, nowhere, refuses, node2]"
+    done = project.lumbre(
+        "launch", "launch.yaml", hosts, "connect_timeout_seconds=3", "--", "pretrain", "run.yaml"
+    )
+    assert time.monotonic() - began < 6 + 3 * float(os.environ.get("LUMBRE_SLOW", "1"))
+    assert done.returncode == 2
+    assert "nowhere does not answer" in done.stderr
+    assert "refuses does not answer" in done.stderr
+    assert "node1" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_python_and_a_folder_that_hosts_do_not_see_are_told_before_anything_starts(project):
+    line = project.launch("name=never")
+    done = project.lumbre(line[0], line[1], "python=/usr/bin/python3", *line[2:])
+    assert done.returncode == 2
+    assert "node1: /usr/bin/python3 has no Lumbre" in done.stderr
+    done = project.lumbre(line[0], line[1], "python=/nowhere/python", *line[2:])
+    assert done.returncode == 2
+    assert "node2 has no /nowhere/python" in done.stderr
+    assert not (project.folder / "runs" / "never").exists()
