@@ -12,11 +12,11 @@ from lumbre.errors import ConfigError, ExitStatus, LaunchError, Problem
 from . import local as local
 from . import records
 from . import slurm as slurm
+from . import ssh as ssh
 from .base import PROGRAMS, CheckError, Job, Launch, LauncherConfig
 from .check import check_all
 from .follow import VERBS, follow
 from .outcome import last_outcome
-from .ssh import config as ssh
 
 EXAMPLE = "lumbre launch local processes=2 -- pretrain configs/pretrain/quickstart-bert.yaml train.steps=100"
 DRY_RUN = "--dry-run"
