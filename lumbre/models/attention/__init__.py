@@ -3,5 +3,6 @@
 from lumbre.models.attention.kernel import Kernel, KernelName, choose
 from lumbre.models.attention.module import Attention, Cache
 from lumbre.models.attention.pattern import Pattern
+from lumbre.models.attention.recorded import recorded
 
-__all__ = ["Attention", "Cache", "Kernel", "KernelName", "Pattern", "choose"]
+__all__ = ["Attention", "Cache", "Kernel", "KernelName", "Pattern", "choose", "recorded"]

@@ -7,8 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lumbre.tracking import plots
-from lumbre.tracking.html import cell, html_table, is_real
+from lumbre.report.html import cell, html_table, is_number
 
 MOST_MISTAKES = 12
 LONGEST = 400
@@ -17,7 +16,7 @@ Row = dict[str, Any]
 
 
 def results_html(results: Row) -> str:
-    """Return the summary, each model's scores as dots, the runs, and of a grid every setting."""
+    """Return the summary, each model's scores (drawn by the page as dots), the runs, a grid's settings."""
     rows = [row for row in results.get("rows") or [] if isinstance(row, dict)]
     chosen = results.get("chosen") or {}
     told = [row for row in rows if row.get("point", {}) == chosen.get(row.get("model"), {})]
@@ -26,10 +25,11 @@ def results_html(results: Row) -> str:
     for metric in metrics:
         scores: dict[str, list[float]] = {}
         for row in told:
-            if is_real(row.get(metric)):
+            if is_number(row.get(metric)):
                 scores.setdefault(str(row.get("model", "")), []).append(row[metric])
         if scores and len(scores) < len(told):
-            parts.append(f'<figure class="scores">{plots.scores_svg(metric, scores)}</figure>')
+            given = escape(json.dumps({"metric": metric, "scores": scores}), quote=True)
+            parts.append(f'<figure class="scores" data-scores="{given}"></figure>')
     if told:
         heads = [head for head in ("model", "seed", "split", *metrics) if any(head in row for row in told)]
         body = [[escape(cell(row.get(head))) for head in heads] for row in told]
@@ -52,7 +52,7 @@ def _settings(rows: Sequence[Row], metric: str) -> str:
             row["validation"][metric]
             for row in rows
             if (str(row.get("model")), row.get("point", {})) == (model, point)
-            and is_real(row.get("validation", {}).get(metric))
+            and is_number(row.get("validation", {}).get(metric))
         ]
         cells = [model, *(str(point.get(key, "–")) for key in keys)]
         body.append([*map(escape, cells), cell(mean(values)) if values else "–"])
@@ -65,7 +65,7 @@ def mistakes(folder: Path, results: Row) -> list[Row]:
     """Return the predictions with a score below 1, the worst first; of several runs, the best's."""
     rows = [row for row in results.get("rows") or [] if isinstance(row, dict)]
     metric = (results.get("metrics") or [None])[0]
-    scored = [row for row in rows if is_real(row.get("validation", {}).get(metric))]
+    scored = [row for row in rows if is_number(row.get("validation", {}).get(metric))]
     if not scored:
         return []
     best = max(scored, key=lambda row: float(row["validation"][metric]))
@@ -74,7 +74,7 @@ def mistakes(folder: Path, results: Row) -> list[Row]:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
-    wrong = [line for line in lines if is_real(line.get("score")) and line["score"] < 1]
+    wrong = [line for line in lines if is_number(line.get("score")) and line["score"] < 1]
     return sorted(wrong, key=_badness)[:MOST_MISTAKES]
 
 

@@ -15,14 +15,14 @@ def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: 
     )
 
 
-def is_real(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Return whether it is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def formatted(value: Any, form: str) -> str:
     """Return a number in that form; a dash for none."""
-    return format(value, form) if is_real(value) else "–"
+    return format(value, form) if is_number(value) else "–"
 
 
 def cell(value: Any) -> str:

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from lumbre.errors import RunFolderError
-from lumbre.tracking import plots, report
-from lumbre.tracking.report import write_picture, write_report
+from lumbre.report import write_report
 
 VOID = {"meta", "br", "img", "link", "input"}
 
@@ -22,6 +21,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict]] = []
         self.text: list[str] = []
+        self.scripts: list[str] = []
         self.feed(text)
         assert self.open == []
 
@@ -37,7 +37,15 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text.append(data)
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        else:
+            self.text.append(data)
+
+    @property
+    def data(self):
+        """What the page's scripts draw."""
+        return json.loads(self.scripts[0])
 
 
 def training(step, **changes):
@@ -85,18 +93,26 @@ def test_report_shows_numbers_curves_configs_and_events(tmp_path):
         assert text in page.text, text
     assert {"optimizer.learning_rate", "0.1", "0.2", "checkpoint", "step-00000020"} <= set(page.text)
     assert not {"seed", "optimizer.b"} & set(page.text)
-    assert [tag for tag, _ in page.tags].count("svg") == 2 + len(plots.PANELS)
+    figures = {figure["key"]: figure for figure in page.data["figures"]}
+    assert list(figures) == [
+        *("loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_bytes", "overhead"),
+        "eval/perplexity",
+    ]
+    assert [(line["run"], line.get("dots", False)) for line in figures["loss"]["lines"]] == [
+        *((0, False), (0, True), (1, False), (1, True))
+    ]
+    assert figures["mfu"]["lines"][0]["y"] == [25.0] * 40
+    assert page.data["events"] == []
 
 
 def test_report_needs_nothing_but_itself(tmp_path):
     run = make(tmp_path / "run", [training(step) for step in range(1, 4)])
     page = render(tmp_path, run)
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object")
+        assert tag not in ("link", "iframe", "object")
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith("#"), (tag, attributes)
-    source = (tmp_path / "out" / "report.html").read_text()
-    assert all("#" in found for found in re.findall(r"url\([^)]*\)", source))
+    assert not re.search(r"url\(|@import", "".join(page.text))
 
 
 def test_everything_from_a_run_is_escaped(tmp_path):
@@ -112,8 +128,9 @@ def test_everything_from_a_run_is_escaped(tmp_path):
         samples=[{"prompt": evil, "text": evil + evil}],
     )
     page = render(tmp_path, run)
-    assert "script" not in [tag for tag, _ in page.tags]
+    assert [tag for tag, _ in page.tags].count("script") == 4
     assert page.text.count(evil) >= 6
+    assert page.data["events"][0]["message"] == evil
 
 
 def test_results_and_samples_are_shown(tmp_path):
@@ -129,7 +146,9 @@ def test_results_and_samples_are_shown(tmp_path):
     assert {"Pretraining pays.", "accuracy", "0.6250", "0.8750", "import ", "os", "def ", "main():"} <= set(
         page.text
     )
-    assert ("accuracy of each model") in [attributes.get("aria-label") for _, attributes in page.tags]
+    (drawn,) = (attributes["data-scores"] for _, attributes in page.tags if "data-scores" in attributes)
+    scores = {model: [0.625, 0.75, 0.875] for model in "ab"}
+    assert json.loads(drawn) == {"metric": "accuracy", "scores": scores}
 
 
 def test_of_a_grid_only_the_chosen_setting_is_told_on_test(tmp_path):
@@ -202,9 +221,10 @@ def test_what_went_wrong_is_shown_the_surest_mistakes_first(tmp_path):
 def test_runs_with_missing_or_torn_metrics_still_render(tmp_path, rows, tail):
     bare = make(tmp_path / "bare", rows, tail=tail)
     whole = make(tmp_path / "whole", [training(step) for step in range(1, 9)], {"seed": 1})
-    render(tmp_path, bare)
-    picture = write_picture([bare, whole], tmp_path / "docs" / "picture.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(render(tmp_path, bare, whole).data["runs"]) == 2
+    shown = render(tmp_path, bare).text
+    assert {"Missing", ": no config.yaml that can be read"} <= set(shown)
+    assert (": no metrics yet" in shown) == (not rows)
 
 
 def test_a_damaged_side_file_is_left_out(tmp_path):
@@ -225,14 +245,6 @@ def test_a_folder_that_is_not_there_is_explained(tmp_path):
         write_report([tmp_path / "nowhere"], tmp_path / "report.html")
 
 
-def test_long_runs_are_thinned_and_keep_their_last_point():
-    steps, values = plots.series(
-        [{"step": step, "loss": step} for step in range(20_001)], lambda row: row["loss"]
-    )
-    assert len(steps) <= plots.MOST_POINTS + 1
-    assert steps[-1] == values[-1] == 20_000
-
-
 def test_a_probe_is_a_figure_of_its_first_metric_and_a_column_of_each(tmp_path):
     rows = [training(step) for step in range(1, 5)]
     rows += [
@@ -243,10 +255,62 @@ def test_a_probe_is_a_figure_of_its_first_metric_and_a_column_of_each(tmp_path):
     plain = make(tmp_path / "plain", [training(step) for step in range(1, 5)])
     page = render(tmp_path, probed, plain)
     assert {"downstream/sst2/accuracy", "0.4000", "downstream/sst2/f1", "-0.1250"} <= set(page.text)
-    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
-    assert [label for label in labels if "Probe" in label] == ["Probe sst2: accuracy", "Probe cola: matthews"]
+    lines = {
+        figure["key"]: [(line["run"], line["x"], line["y"]) for line in figure["lines"]]
+        for figure in page.data["figures"]
+        if figure["group"] == "Probes"
+    }
+    assert lines == {
+        "downstream/sst2/accuracy": [(0, [2, 4], [0.2, 0.4])],
+        "downstream/sst2/f1": [(0, [2, 4], [0.25, 0.25])],
+        "downstream/cola/matthews": [(0, [4], [-0.125])],
+    }
 
-    (curves,) = (view.curves for view in report._read([probed]))
-    lines = {panel.title: panel.line(curves) for panel in plots.probe_panels([curves])}
-    assert lines == {"Probe sst2: accuracy": ([2, 4], [0.2, 0.4]), "Probe cola: matthews": ([4], [-0.125])}
-    assert write_picture([probed, plain], tmp_path / "out.png").stat().st_size > 10_000
+
+def test_a_folder_that_is_no_run_is_explained(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(RunFolderError, match=r"photos: is no run folder, it has none of metrics\.jsonl"):
+        write_report([tmp_path / "photos"], tmp_path / "report.html")
+
+
+def test_events_are_listed_and_marked_and_checkpoints_listed_alone(tmp_path):
+    events = [{"step": step, "event": "checkpoint", "message": f"step-{step}"} for step in (2, 4)]
+    events += [{"step": 3, "event": "loss_spike", "message": "9.1 against 2.3"}]
+    page = render(tmp_path, make(tmp_path / "run", [training(1), *events]))
+    spike = {"run": 0, "step": 3, "event": "loss_spike", "message": "9.1 against 2.3"}
+    assert page.data["events"] == [spike]
+    assert {"loss_spike", "9.1 against 2.3", "2 checkpoints", "step-2", "step-4"} <= set(page.text)
+
+
+def test_samples_show_the_latest_and_what_came_before_it(tmp_path):
+    rows = [{"step": step, "samples": [{"prompt": "One", "text": f"One at {step}"}]} for step in (10, 20, 30)]
+    shown = render(tmp_path, make(tmp_path / "run", rows)).text
+    assert shown[shown.index("step 30") + 1 :][:2] == ["One", " at 30"]
+    assert (
+        shown.index(" at 30")
+        < shown.index("at earlier steps")
+        < shown.index(" at 10")
+        < shown.index(" at 20")
+    )
+    assert "step 10" not in shown
+
+
+def test_other_axes_are_what_the_run_logged_and_time_has_no_pauses(tmp_path):
+    """Steps 1 to 3 took half a second each, though a night lies between two of them."""
+    rows = [training(step, samples=8 * step, time=1e5 * step) for step in (1, 2, 3)]
+    (run,) = render(tmp_path, make(tmp_path / "run", rows)).data["runs"]
+    assert run["axes"] == {
+        **{"tokens_at": [1, 2, 3], "tokens": [100, 200, 300]},
+        **{"samples_at": [1, 2, 3], "samples": [8, 16, 24]},
+        **{"seconds_at": [1, 2, 3], "seconds": [0.5, 1, 1.5]},
+    }
+
+
+def test_figures_of_every_node_stand_at_the_step_of_their_time(tmp_path):
+    run = make(tmp_path / "run", [training(step, time=10.0 * step) for step in range(1, 5)])
+    (run / "system").mkdir()
+    lines = [{"time": seconds, "cpu_percent": seconds / 2} for seconds in (5.0, 15.0, 30.0, 99.0)]
+    (run / "system" / "node-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (figure,) = (one for one in render(tmp_path, run).data["figures"] if one["group"] == "System")
+    assert figure["key"] == "system/node-1/cpu_percent"
+    assert (figure["lines"][0]["x"], figure["lines"][0]["y"]) == ([1.5, 3], [7.5, 15.0])
