@@ -9,10 +9,13 @@ from pathlib import Path
 from lumbre.config import load
 from lumbre.errors import ConfigError, ExitStatus, LaunchError, Problem
 
+from . import docker as docker
+from . import kubernetes as kubernetes
 from . import local as local
 from . import records
 from . import slurm as slurm
 from . import ssh as ssh
+from .attempt import attempt_here
 from .base import PROGRAMS, CheckError, Job, Launch, LauncherConfig
 from .check import check_all
 from .follow import VERBS, follow
@@ -32,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
         return follow(argv[0], argv[1:])
     if argv and argv[0] == "outcome":
         return last_outcome(argv[1:])
+    if argv and argv[0] == "attempt":
+        return attempt_here(argv[1:])
     dry_run, (file, *overrides), jobs = split(argv)
     config = load(LauncherConfig, file, overrides, room="launch")
     launcher = config.build()

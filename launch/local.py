@@ -1,21 +1,16 @@
 """Jobs on this machine: one plain process, or several under torchrun's agent."""
 
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import PositiveInt
 
-from lumbre.errors import ExitStatus, LaunchError, Problem
-from lumbre.world import die_with_parent
+from lumbre.errors import ExitStatus, Problem
 
 from .agent import Command, agent, cores
-from .base import Job, Launch, LauncherConfig, Remember, Run
-from .outcome import ExitRecord, say
-from .signals import forward_signals
+from .attempt import attempt
+from .base import Job, Launch, LauncherConfig, Remember
 
 
 class LocalConfig(LauncherConfig):
@@ -73,32 +68,6 @@ class LocalLauncher:
         status = int(ExitStatus.DONE)
         for run in (run for task in launch.tasks for run in task.runs):
             if status == ExitStatus.DONE:
-                status = self._run(run)
+                several = self.world_size(run.job) > 1
+                status = attempt(self.command(run.job), run.folder, tell=several)
         return status
-
-    def _run(self, run: Run) -> int:
-        record = ExitRecord.of(run.folder)
-        command = self.command(run.job)
-        try:
-            # A group of its own: Ctrl-C reaches the launcher alone, which passes it on once.
-            child = subprocess.Popen(
-                command.arguments,
-                env={**os.environ, **command.environment},
-                process_group=0,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 (the launcher has one thread)
-            )
-        except OSError as error:
-            raise LaunchError(f"{command.arguments[0]}: cannot be started: {error.strerror}") from error
-        with forward_signals(child) as received:
-            code = child.wait()
-        if outcome := record.outcome():
-            # The first cause, below the agent's own long account of how its processes ended.
-            if self.world_size(run.job) > 1 and outcome.status != ExitStatus.DONE:
-                say(outcome.told)
-            return outcome.status
-        if received and code not in (0, -signal.SIGKILL):
-            say(
-                f"stopped by {received[0].name} before there was anything to save; run the same command again"
-            )
-            return ExitStatus.STOPPED
-        return code if code >= 0 else 128 - code

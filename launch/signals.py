@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,10 +14,25 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 @contextmanager
 def forward_signals(child: "subprocess.Popen[bytes]") -> Iterator[list[signal.Signals]]:
-    """Pass signals on to the job while the context lasts; yields those that have come.
+    """Pass signals on to a process of this machine while the context lasts; yields those that have come."""
+
+    def insist(number: signal.Signals) -> None:
+        family = family_of(child.pid)
+        for pid in family if number == signal.SIGKILL else family[1:] or family:
+            _send(pid, number)
+
+    with pass_signals(child.send_signal, insist) as received:
+        yield received
+
+
+@contextmanager
+def pass_signals(
+    ask: Callable[[signal.Signals], None], insist: Callable[[signal.Signals], None]
+) -> Iterator[list[signal.Signals]]:
+    """Pass signals on to a job while the context lasts; yields those that have come.
 
     The first one asks the job to save and end. More of them change nothing, but for Ctrl-C: the second
-    one asks each process to end at once, the third kills all of them.
+    one asks each process to end at once (SIGINT to `insist`), the third kills all of them (SIGKILL).
     """
     received: list[signal.Signals] = []
 
@@ -26,13 +41,12 @@ def forward_signals(child: "subprocess.Popen[bytes]") -> Iterator[list[signal.Si
         interrupts = received.count(signal.SIGINT)
         if len(received) == 1:
             # A torchrun agent hands its signal to the workers and waits for them; a second would hurry it.
-            child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-            text = f"{signal.Signals(number).name}: asked the job to save and stop"
-            print(f"\nlaunch: {text}", file=sys.stderr, flush=True)
+            ask(signal.SIGTERM if number == signal.SIGHUP else received[0])
+            print(
+                f"\nlaunch: {received[0].name}: asked the job to save and stop", file=sys.stderr, flush=True
+            )
         elif number == signal.SIGINT:
-            family = family_of(child.pid)
-            for pid in family if interrupts > 2 else family[1:] or family:
-                _send(pid, signal.SIGKILL if interrupts > 2 else signal.SIGINT)
+            insist(signal.SIGKILL if interrupts > 2 else signal.SIGINT)
 
     before = {number: signal.signal(number, receive) for number in PASSED_ON}
     try:
