@@ -14,6 +14,8 @@ from .pretrained import KINDS, Kind
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 POINTER = b"version https://git-lfs"
 CONFIG = "config.json"
+HEADS = ("classifier", "score", "qa_outputs", "lm_head")
+"""What transformers calls heads, which a folder need not have weights for."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def absent_targets(folder: Path, targets: Sequence[str]) -> Iterator[Problem]:
         yield Problem("model.path", str(error))
         return
     modules = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
-    absent = [end for end in targets if not any(f".{name}".endswith(f".{end}") for name in modules)]
+    inside = [end for end in targets if end.rpartition(".")[2] not in HEADS]
+    absent = [end for end in inside if not any(f".{name}".endswith(f".{end}") for name in modules)]
     if names and absent:
         known = sorted({name.rpartition(".")[2] for name in modules if BLOCK.search(f"{name}.")})
         fault = f"no module of {folder} is called {absent[0]!r}"

@@ -91,7 +91,8 @@ def _parquet(file: Path) -> Iterator[Example]:
     with _damage(file), parquet.ParquetFile(file) as table:
         for name in _repeated(table.schema_arrow.names):
             raise DataError(f"{file}: two columns are named {name!r}; rename one")
-        for batch in table.iter_batches(use_threads=False):
+        # Small batches: the first record is looked at before a run, whatever the rows are long.
+        for batch in table.iter_batches(batch_size=1024, use_threads=False):
             yield from batch.to_pylist()
 
 
