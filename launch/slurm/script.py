@@ -26,7 +26,7 @@ START = """
 step=
 stopping=
 # Slurm asks before the time limit, `lumbre launch cancel` at any time: the run saves and ends with 75.
-trap 'stopping=1; if [[ $step ]]; then kill -USR1 "$step"; else exit 75; fi' USR1
+trap 'stopping=1; [[ -z $step ]] || kill -USR1 "$step"' USR1
 trap : TERM # reaches the job's steps by itself
 say() {{ echo "launch: $*" >&2; }}
 restarts=${{SLURM_RESTART_COUNT:-0}}
@@ -57,7 +57,9 @@ rendezvous=(
 """
 
 STEP = """
-if ((status == 0)); then
+if [[ $stopping ]]; then
+  status=75
+elif ((status == 0)); then
 {since}  srun "${{each[@]}}" {command} &
   step=$!
   while kill -0 "$step" 2>/dev/null; do wait "$step"; done # a signal ends the wait, not the step
@@ -108,6 +110,11 @@ def log_name(script: str, job: str) -> str:
     return f"{Path(script).stem}-{job}.log"
 
 
+def log_pattern(script: str, task: Task) -> str:
+    """Return the name of the logs of a task's jobs as sbatch writes it."""
+    return log_name(script, "%A_%a" if len(task.runs) > 1 else "%j")
+
+
 def script(config: "SlurmConfig", launch: Launch, task: Task, name: str) -> str:
     """Return the script of the task."""
     return "".join(
@@ -137,7 +144,7 @@ def options(config: "SlurmConfig", task: Task, name: str) -> Iterator[str]:
     is_training = task.runs[0].job.is_training
     is_array = len(task.runs) > 1
     yield f"job-name={NAME.sub('-', task.name).strip('-') or task.program}"
-    yield f"output={log_name(name, '%A_%a' if is_array else '%j')}"
+    yield f"output={log_pattern(name, task)}"
     yield "open-mode=append"
     if is_array:
         yield f"array=0-{len(task.runs) - 1}{f'%{config.at_once}' if config.at_once else ''}"

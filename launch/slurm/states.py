@@ -17,8 +17,8 @@ WAITS = {
     "JobArrayTaskLimit": "waits for runs of its grid (at_once)",
     "JobHeldUser": "held: `scontrol release` lets it go",
 }
-NO_LOG = "0:53"
-"""The exit code of a job whose log the node cannot open."""
+NO_LOG = 53
+"""The signal of a job whose log the node cannot open."""
 TAIL = 20
 """Lines of a log that are shown with a failure."""
 
@@ -45,14 +45,14 @@ def state_of(run: Run, job: cluster.Job | None, since: float, log: Path) -> JobS
 
 def _cause(job: cluster.Job, log: Path) -> str:
     """Return why a job ended that recorded nothing: Slurm's reason, or the end of its log."""
-    if job.exit_code == NO_LOG:
+    if job.signal == NO_LOG:
         return f"node {job.nodes} cannot open {log}: a launch needs a folder that all nodes share"
     if job.reason in WAITS:
         return WAITS[job.reason]
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
     except OSError:
-        return "it never began" if job.state == "CANCELLED" else f"status {job.exit_code}; it left no log"
+        return "it never began" if job.state == "CANCELLED" else f"status {job.status}; it left no log"
     return "\n".join([f"its log ends ({log}):", *lines])
 
 

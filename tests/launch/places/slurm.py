@@ -24,7 +24,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={control}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=2
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -47,8 +47,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=DEFAULT CPUs=8 RealMemory=4000
 {nodes}
-PartitionName=main Nodes=ALL Default=YES PriorityTier=2 PreemptMode=OFF MaxTime=2:00:00
-PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+{partitions}
 """
 
 
@@ -74,9 +73,9 @@ def install() -> None:
 
 
 class Cluster:
-    """The daemons of one cluster, `main` its default partition; jobs of `low` are preempted by main's."""
+    """The daemons of one cluster, its partitions as slurm.conf describes them."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
+    def __init__(self, folder: Path, nodes: int, partitions: str) -> None:
         self.folder = folder
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         self.environment = {"SLURM_CONF": str(folder / "etc/slurm.conf")}
@@ -89,33 +88,38 @@ class Cluster:
             for number, (name, port) in enumerate(zip(self.nodes, ports[1:], strict=True), 1)
         ]
         text = CONF.format(
-            host=socket.gethostname().partition(".")[0], control=ports[0], folder=folder, nodes="\n".join(lines)
+            host=socket.gethostname().partition(".")[0],
+            control=ports[0],
+            folder=folder,
+            nodes="\n".join(lines),
+            partitions=partitions,
         )
         (folder / "etc/slurm.conf").write_text(text)
         names = [f"127.0.1.{number} {name}" for number, name in enumerate(self.nodes, 1)]
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
 
-    def start(self) -> None:
+    def start(self, lacks: dict[str, Path]) -> None:
         """Start every daemon and wait for the nodes."""
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        files = [f"--{name}={self.folder}/munge.{name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
+        files = [
+            f"--{name}={self.folder}/munge.{name}" for name in ("socket", "pid-file", "log-file", "seed-file")
+        ]
         self._start("munged", "munged", "--foreground", "--force", f"--key-file={key}", *files)
         self.wait_for((self.folder / "munge.socket").exists)
         self._start("slurmctld", "slurmctld", "-D", "-c")
         for name in self.nodes:
-            self.start_node(name)
+            self.start_node(name, lacks.get(name))
         self.wait_for(self.is_ready)
 
-    def start_node(self, name: str, hide: Path | None = None) -> None:
-        """Start a node, which sees an empty folder at `hide`."""
-        mounts = f"mount --bind {self.folder}/hosts /etc/hosts && mount --bind {self.folder}/etc /etc/slurm"
-        if hide is not None:
-            mounts += f" && mount -t tmpfs tmpfs '{hide}'"
-        script = f"hostname {name} && {mounts} && exec slurmd -D -N {name}"
+    def start_node(self, name: str, lacks: Path | None = None) -> None:
+        """Start a node, which sees an empty folder where it is said to lack one."""
+        hide = ' && mount -t tmpfs tmpfs "$2"' if lacks else ""
+        mounts = f"mount --bind hosts /etc/hosts && mount --bind etc /etc/slurm{hide}"
+        script = f'cd "$0" && hostname "$1" && {mounts} && exec slurmd -D -N "$1"'
         space = ("unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child=KILL", "--mount-proc")
-        self._start(name, *space, "bash", "-c", script)
+        self._start(name, *space, "bash", "-c", script, str(self.folder), name, str(lacks or ""))
 
     def kill_node(self, name: str) -> None:
         """Cut a node's power: slurmd, its step daemons and all their tasks die at once."""
@@ -123,8 +127,9 @@ class Cluster:
 
     def is_ready(self) -> bool:
         """Whether every node takes jobs."""
-        states = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split()
-        return len(states) == len(self.nodes) and {*states} <= {"idle", "mixed", "allocated"}
+        lines = {*self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines()}
+        up = {line.split()[0] for line in lines if line.split()[1] in ("idle", "mixed", "allocated")}
+        return up == {*self.nodes}
 
     def run(self, *words: str) -> str:
         """Return what a command of Slurm's prints."""
@@ -162,12 +167,17 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, nodes: int = 2) -> Iterator[Cluster]:
-    """Yield a cluster that is ready; raises CannotSetUpError where there can be none."""
+def cluster(
+    folder: Path, nodes: int, partitions: str, lacks: dict[str, Path] | None = None
+) -> Iterator[Cluster]:
+    """Yield a cluster that is ready; raises CannotSetUpError where there can be none.
+
+    `lacks` names a folder for each node that is not to see what is in it.
+    """
     install()
-    made = Cluster(folder, nodes)
+    made = Cluster(folder, nodes, partitions)
     try:
-        made.start()
+        made.start(lacks or {})
         yield made
     finally:
         made.stop()
