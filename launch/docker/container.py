@@ -44,7 +44,7 @@ def line(config: "DockerConfig", launch: Launch, run: Run, cores: int, user: tup
         *_user(config, user),
         f"--workdir={launch.directory}",
         *(f"--mount={_mount(*folders)}" for folders in seen(config, launch)),
-        *_gpus(config),
+        *(_gpus(config) if run.job.is_training else []),
         f"--shm-size={config.shm_size}",
         *([f"--network={config.network}"] if config.network else []),
         f"--stop-timeout={config.stop_timeout_seconds}",
@@ -104,8 +104,8 @@ def _mount(source: Path, target: Path, read_only: bool) -> str:
     """Return the value of --mount, which is a line of CSV: a comma or a quote in a path is quoted."""
     text = io.StringIO()
     fields = ["type=bind", f"source={source}", f"target={target}", *(["readonly"] if read_only else [])]
-    csv.writer(text, lineterminator="").writerow(fields)
-    return text.getvalue()
+    csv.writer(text).writerow(fields)
+    return text.getvalue().removesuffix("\r\n")
 
 
 def _gpus(config: "DockerConfig") -> list[str]:
