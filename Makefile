@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install quickstart test check slow real browser slurm clean
+.PHONY: install quickstart test check slow real browser slurm ssh clean
 
 install: .venv/.installed
 
@@ -62,6 +62,10 @@ browser: install
 slurm: install
 	@echo "==> tests on a real Slurm of virtual nodes on this machine (root; installs Debian's packages if missing)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs tests
+
+ssh: install
+	@echo "==> tests on hosts of their own: network namespaces of this machine with sshd (root; as above)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ssh -rs tests/launch
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

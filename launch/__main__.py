@@ -20,6 +20,7 @@ from .base import PROGRAMS, CheckError, Job, Launch, LauncherConfig
 from .check import check_all
 from .follow import VERBS, follow
 from .outcome import last_outcome
+from .sweep import agent_here, count_agents, sweep
 
 EXAMPLE = "lumbre launch local processes=2 -- pretrain configs/pretrain/quickstart-bert.yaml train.steps=100"
 DRY_RUN = "--dry-run"
@@ -35,21 +36,29 @@ def main(argv: Sequence[str]) -> int:
         return follow(argv[0], argv[1:])
     if argv and argv[0] == "outcome":
         return last_outcome(argv[1:])
+    if argv and argv[0] == "agent":
+        return agent_here(argv[1:])
     if argv and argv[0] == "attempt":
         return attempt_here(argv[1:])
-    dry_run, (file, *overrides), jobs = split(argv)
+    is_sweep = list(argv[:1]) == ["sweep"]
+    dry_run, (file, *overrides), jobs = split(argv[is_sweep:])
+    agents, overrides = count_agents(overrides) if is_sweep else (0, overrides)
     config = load(LauncherConfig, file, overrides, room="launch")
     launcher = config.build()
     if not dry_run and (problems := list(launcher.faults())):
         raise ConfigError([_placed(problem, file) for problem in problems])
+    files: dict[str, str] = {}
     try:
-        tasks = check_all(jobs, config.grid, launcher.world_size)
+        if is_sweep:
+            launch, files = sweep(config, jobs, agents, dry_run=dry_run)
+        else:
+            tasks = check_all(jobs, config.grid, launcher.world_size)
+            name = config.launch_name or tasks[-1].name
+            launch = Launch(name, tasks, records.folder_of(name), Path.cwd())
     except CheckError:
         return ExitStatus.USER_ERROR
-    name = config.launch_name or tasks[-1].name
-    launch = Launch(name, tasks, records.folder_of(name), Path.cwd())
     if dry_run:
-        show(launcher.render(launch))
+        show({**files, **launcher.render(launch)})
         return ExitStatus.DONE
     return launcher.submit(launch, partial(records.write, launch, config))
 

@@ -119,10 +119,10 @@ class Crew:
                     selector.register(stream, selectors.EVENT_READ, station)
             while self._working:
                 for key, _ in selector.select(BEAT_SECONDS / 2):
-                    stream: Any = key.fileobj
-                    if not key.data.take(stream):
-                        selector.unregister(stream)
-                        stream.close()
+                    source: Any = key.fileobj
+                    if not key.data.take(source):
+                        selector.unregister(source)
+                        source.close()
                 while signals:
                     self._receive(signals.pop(0))
                 for station in [one for one in self._working if not one.streams]:

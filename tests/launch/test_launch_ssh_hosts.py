@@ -14,7 +14,7 @@ import pytest
 
 from tests.launch.places.hosts import Hosts
 
-pytestmark = pytest.mark.ssh
+pytestmark = [pytest.mark.ssh, pytest.mark.timeout(900)]
 
 NASTY = 'it\'s a "run" $(touch pwned) `touch pwned`; touch pwned & #'
 CONFIG = """\
@@ -30,7 +30,8 @@ train: {steps: 60, global_batch_size: 8, micro_batch_size: 2, log_every: 1}
 checkpoint: {every_steps: 10}
 """
 ON_TWO_HOSTS = ("engine.type=deepspeed", "engine.zero_stage=2")
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
+"""Many times what it takes; for machines with much else to do."""
 
 
 @dataclass(frozen=True)
