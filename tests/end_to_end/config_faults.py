@@ -92,14 +92,35 @@ time: '4:00:00'
 env:
   NCCL_DEBUG: INFO
 """
-BASES: Mapping[str, str] = {"pretrain": PRETRAIN, "finetune": FINETUNE, "slurm": SLURM}
-LAUNCHERS = ("slurm",)
+SSH = """\
+type: ssh
+hosts:
+  - gpu1 slots=4
+  - gpu2 slots=4
+"""
+DOCKER = """\
+type: docker
+image: lumbre:cpu
+"""
+BASES: Mapping[str, str] = {
+    "pretrain": PRETRAIN,
+    "finetune": FINETUNE,
+    "slurm": SLURM,
+    "ssh": SSH,
+    "docker": DOCKER,
+}
+LAUNCHERS = ("slurm", "ssh", "docker")
 """Bases that are launch configs; the job is a sound pretraining."""
 SINFO = """\
 #!/bin/sh
 # A stand-in for Slurm's sinfo: 4 nodes with 4 GPUs, and 16 without. No job can run on them.
 echo 'gpu|4|32|1-00:00:00|gpu:a100:4'
 echo 'cpu*|16|64|7-00:00:00|(null)'
+"""
+ENGINE = """\
+#!/bin/sh
+# A stand-in for docker: an engine that answers, and has the image lumbre:cpu. No container can be started.
+[ "$1" = info ] || [ "$3" = lumbre:cpu ]
 """
 STAND_IN = {"PATH": os.pathsep.join(["stand-in", os.environ.get("PATH", "")])}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HOME": "empty-cache"}
@@ -152,8 +173,9 @@ def lay_out(folder: Path) -> None:
     (folder / "file-in-the-way").write_text("no folder")
     (folder / "sound.yaml").write_text(PRETRAIN.replace("global_batch_size: 8", "global_batch_size: 64"))
     (folder / "stand-in").mkdir()
-    (folder / "stand-in/sinfo").write_text(SINFO)
-    (folder / "stand-in/sinfo").chmod(0o755)
+    for name, text in {"sinfo": SINFO, "docker": ENGINE}.items():
+        (folder / "stand-in" / name).write_text(text)
+        (folder / "stand-in" / name).chmod(0o755)
     for split in ("train", "validation"):
         records = [{"text": text[at : at + 40], "label": "ab"[at % 2]} for at in range(20)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
@@ -353,9 +375,9 @@ FAULTS: tuple[Fault, ...] = (
         "fewer embeddings than tokens",
         {
             "type: wordpiece\n  vocab_size: 600": "type: file\n  path: bert",
-            "num_heads: 2": "num_heads: 2\n  vocab_size: 300",
+            "num_heads: 2": "num_heads: 2\n  vocab_size: 50",
         },
-        ("model.vocab_size", "300 embeddings are too few", "leave the key out"),
+        ("model.vocab_size", "50 embeddings are too few", "leave the key out"),
         "huggingface/transformers#1848, huggingface/tokenizers#1609",
     ),
     Fault(
@@ -577,6 +599,28 @@ FAULTS: tuple[Fault, ...] = (
         ("env.WANDB_API_KEY", "does not belong in a file", "export WANDB_API_KEY"),
         "OptimalScale/LMFlow#65",
         "slurm",
+        environment=STAND_IN,
+    ),
+    Fault(
+        "a host twice",
+        {"gpu2 slots=4": "gpu1 slots=4"},
+        ("hosts.1", "gpu1 stands here again", "keep one line"),
+        "deepspeedai/DeepSpeed#2626",
+        "ssh",
+    ),
+    Fault(
+        "a host's slots misspelt",
+        {"gpu2 slots=4": "gpu2 lots=4"},
+        ("hosts.1", "'lots=4' is not slots=N", "write NAME slots=N"),
+        "deepspeedai/DeepSpeed#3669",
+        "ssh",
+    ),
+    Fault(
+        "a container image that is not there",
+        {"image: lumbre:cpu": "image: lumbre:cuda"},
+        ("image", "lumbre:cuda is not on this machine", "build it"),
+        "mallorbc/Finetune_LLMs#22",
+        "docker",
         environment=STAND_IN,
     ),
 )

@@ -12,7 +12,9 @@ import huggingface_hub.constants
 import pytest
 
 from finetune.config import FinetuneConfig
+from launch import docker as docker
 from launch import slurm as slurm
+from launch import ssh as ssh
 from launch.base import LauncherConfig
 from lumbre.config import load
 from lumbre.errors import ConfigError
@@ -37,6 +39,8 @@ def checked(program: str) -> None:
         load(KINDS[program], "broken.yaml", room=program)
         return
     launcher = load(LauncherConfig, "broken.yaml").build()
+    if program == "ssh":
+        return  # its hosts would have to be there
     if problems := [replace(problem, place="broken.yaml") for problem in launcher.faults()]:
         raise ConfigError(problems)
 
