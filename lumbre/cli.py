@@ -151,9 +151,18 @@ def report(
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The HTML file to write.")] = Path(
         "report.html"
     ),
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            "--attention",
+            metavar="TEXT",
+            help="Show what each head looks at in this text; '' takes the latest sample's prompt.",
+        ),
+    ] = None,
 ) -> int:
-    """Draw the runs' loss curves, figures and results on one self-contained page."""
-    written = importlib.import_module("lumbre.tracking.report").write_report(runs, to)
+    """Draw the runs' curves, events, samples, results and attention on one self-contained page."""
+    write = importlib.import_module("lumbre.report").write_report
+    written = write(runs, to, attention_text=attention)
     print(f"report: {written}")
     return ExitStatus.DONE
 

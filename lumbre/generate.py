@@ -186,7 +186,7 @@ def _load(folder: Path) -> tuple[Speak, Speaker]:
     logging.disable_progress_bar()
     with _explained(folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = _tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
         _check_head(folder, config)
         speak, name = _kind(config, tokenizer)
         if speak is _fill and tokenizer.mask_token is None:
@@ -217,7 +217,8 @@ def _load(folder: Path) -> tuple[Speak, Speaker]:
     return speak, Speaker(folder, tokenizer, model.eval().to(device))
 
 
-def _tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a model folder; raises ValueError where it has none that can be read."""
     from transformers import AutoTokenizer
 
     try:

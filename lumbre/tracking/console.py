@@ -13,6 +13,8 @@ from rich.text import Text
 from lumbre.tracking.rows import is_said
 
 SECONDS_BETWEEN_LINES = 3.0
+ROOMY = 72
+"""Columns of a terminal from which on the numbers stand wide apart."""
 MEASURED = ("eval/", "downstream/")
 """How the keys of an evaluation and of a probe begin."""
 Row = Mapping[str, Any]
@@ -88,7 +90,7 @@ class LiveTracker:
             expand=True,
         )
         self._task = self._bar.add_task(
-            Text(name).plain[:32], total=total_steps, completed=start_step, left=""
+            Text(name).plain[: min(32, console.width // 3)], total=total_steps, completed=start_step, left=""
         )
         self._live = Live(Group(self._bar), console=console, refresh_per_second=5)
         self._live.start()
@@ -111,8 +113,9 @@ class LiveTracker:
 
     def _numbers(self, row: Row) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")
+        gap = "   " if self._console.width >= ROOMY else "  "
         for label, value, _ in fields(row):
-            part = Text("   " if line else "").append(f"{label} " if label else "", style="dim")
+            part = Text(gap if line else "").append(f"{label} " if label else "", style="dim")
             lost = label == "loss" and not _finite(row["loss"])
             part.append(value, style="bold red" if lost else "bold" if label == "loss" else "")
             if line.cell_len + part.cell_len <= self._console.width:
@@ -159,10 +162,10 @@ def fields(row: Row) -> list[tuple[str, str, int]]:
         shown.append(("", number(row["tokens_per_second"], ",.0f") + " tok/s", 13))
     if "mfu" in row and row["mfu"] is not None:
         shown.append(("MFU", number(row["mfu"], ".1%"), 6))
-    if "grad_norm" in row:
-        shown.append(("grad", number(row["grad_norm"], ".3g"), 6))
     if "peak_memory_bytes" in row:
         shown.append(("", memory(row["peak_memory_bytes"]), 8))
+    if "grad_norm" in row:
+        shown.append(("grad", number(row["grad_norm"], ".3g"), 6))
     return shown
 
 

@@ -106,7 +106,7 @@ def test_in_float64_they_agree_to_the_last_digits(theirs, tmp_path):
     # The decoder's own attention and its look at the encoder take turns in a forward pass.
     names = sorted(weights, key=lambda name: (name.startswith("decoder"), "cross" in name))
     # Of llama the table of angles, of T5 the softmax is float32's whatever the model is.
-    tolerance = 1e-6 if theirs.config.model_type in ("llama", "t5") else 1e-12
+    tolerance = 1e-5 if theirs.config.model_type in ("llama", "t5") else 1e-12
     for name, other in zip(names, wanted, strict=True):
         torch.testing.assert_close(weights[name], other, rtol=0, atol=tolerance)
 

@@ -31,7 +31,7 @@ def lines(total, rows):
 
 def test_lines_say_the_numbers_and_the_time_left():
     (line,) = lines(1000, [{"step": 10, **ROW}])
-    numbers = "loss  4.2500  lr 3.00e-04    3,215 tok/s  MFU  31.0%  grad    1.5   3.0 GiB"
+    numbers = "loss  4.2500  lr 3.00e-04    3,215 tok/s  MFU  31.0%   3.0 GiB  grad    1.5"
     assert line == f"step    10/1,000  {numbers}  8:15 left"
 
 
@@ -71,7 +71,7 @@ def test_a_loss_that_is_no_number_is_shown_as_nan(loss):
     assert "loss     nan" in lines(50, [{"step": 50, **ROW, "loss": loss}])[0]
 
 
-@pytest.mark.parametrize("width", [40, 80, 160])
+@pytest.mark.parametrize("width", [40, 60, 80, 160])
 def test_the_live_display_never_wraps(width):
     out = io.StringIO()
     console = Console(
@@ -89,6 +89,11 @@ def test_the_live_display_never_wraps(width):
     assert numbers.startswith("loss 4.2500")
     assert "…" not in numbers
     assert "step  10/100  checkpoint  [/] saved" in out.getvalue()
+    if width >= 60:
+        assert all(one in numbers for one in ("4.2500", "lr 3.00e-04", "3,215 tok/s", "MFU 31.0%", "3.0 GiB"))
+        assert "left" in bar
+    if width >= 80:
+        assert "grad 1.5" in numbers
 
 
 @pytest.mark.parametrize(
@@ -101,3 +106,15 @@ def test_durations_read_as_people_write_them(seconds, text):
 def test_a_probe_is_shown_as_an_evaluation_is():
     shown = lines(50, [{"step": 20, "downstream/sst2/accuracy": 0.8125, "downstream/sst2/f1": 0.5}])
     assert shown == ["step 20/50  downstream/sst2/accuracy 0.8125  downstream/sst2/f1 0.5000"]
+
+
+def test_a_long_name_leaves_room_for_the_steps_and_the_time_left():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, height=20, color_system=None)
+    tracker = LiveTracker("a-name-that-is-as-long-as-names-of-sweeps-become", 1_000_000, 0, console)
+    tracker.log({"step": 123_456, **ROW, "step_seconds": 3.0})
+    beside = Console(file=io.StringIO(), width=60)
+    beside.print(tracker._live.get_renderable())
+    tracker.finish(0)
+    bar, _ = beside.file.getvalue().splitlines()
+    assert "123,456/1,000,000" in bar
+    assert "30d 10:26 left" in bar

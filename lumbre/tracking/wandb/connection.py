@@ -59,7 +59,7 @@ def connect(run: RunInfo, run_id: str, wanted: str, belonging: Mapping[str, Any]
             raise
         fault = _fault(error)
         # Its helper process holds on to the id of the run that it could not open.
-        client().teardown(exit_code=1)
+        _teardown()
         if wanted == "online":
             remedy = "set WANDB_API_KEY to a valid key, or use mode: auto, which goes offline by itself"
             raise ConfigError([Problem("tracking", fault, remedy)]) from error
@@ -116,6 +116,12 @@ def abandon() -> None:
     if (process := service()) is not None:
         process.kill()
     with suppress(Exception):
+        _teardown()
+
+
+def _teardown() -> None:
+    """End the helper process; the client exits the program where that ends with another status than 0."""
+    with suppress(SystemExit):
         client().teardown(exit_code=1)
 
 
