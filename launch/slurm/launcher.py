@@ -12,7 +12,7 @@ from ..base import Job, JobState, Launch, Record, Remember, Run
 from ..outcome import say
 from . import cluster
 from .faults import faults
-from .script import log_name, log_pattern, processes, script, script_names
+from .script import log_name, log_pattern, mounts, processes, script, script_names
 from .states import state_of
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ class SlurmLauncher:
     def submit(self, launch: Launch, remember: Remember) -> int:
         """Submit the scripts; all or none are queued. Raises LaunchError in sbatch's words."""
         _refuse_twice(launch)
-        if "\\" in str(launch.folder):
-            raise LaunchError(
-                f"{launch.folder}: Slurm writes no log to a path with \\; call from another folder"
-            )
+        self._refuse_paths(launch)
         files = self.render(launch)
         records.write_files(launch.folder, files)
         numbers: list[str] = []
@@ -62,6 +59,18 @@ class SlurmLauncher:
             say(f"{name} is job {number}")
         say(f"follow it with: lumbre launch status|logs|cancel {launch.name}")
         return ExitStatus.DONE
+
+    def _refuse_paths(self, launch: Launch) -> None:
+        """Raise LaunchError for folders that Slurm or a container's runtime would read otherwise."""
+        if "\\" in str(launch.folder):
+            raise LaunchError(
+                f"{launch.folder}: Slurm writes no log to a path with \\; call from another folder"
+            )
+        for folder in [
+            one for task in launch.tasks for one in mounts(launch, task) if self._config.container
+        ]:
+            if {",", ":"} & {*str(folder)}:
+                raise LaunchError(f"{folder}: no container can mount a path with , or :; rename the folder")
 
     def status(self, record: Record) -> list[JobState]:
         """Return each run's state."""

@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,7 +207,7 @@ def _work(config: "SlurmConfig", launch: Launch, task: Task) -> Iterator[str]:
     outside = config.python or sys.executable
     words = [outside]
     if config.container:
-        inside = config.container.words(_mounts(launch, task), launch.directory, config.gpus_per_node > 0)
+        inside = config.container.words(mounts(launch, task), launch.directory, config.gpus_per_node > 0)
         words = [*inside, config.container.python]
     python = "" if config.container else f" {shlex.quote(outside)}"
     yield CHECK.format(cpus=cpus(config), wait=STOP_TIMEOUT, python=python)
@@ -234,6 +234,8 @@ def _agent(config: "SlurmConfig", job: Job, nodes: int) -> str:
     return f'{shlex.join(words[:at])} "${{rendezvous[@]}}" {shlex.join(words[at + 1 :])}'
 
 
-def _mounts(launch: Launch, task: Task) -> Sequence[Path]:
+def mounts(launch: Launch, task: Task) -> list[Path]:
+    """Return the folders that a container must see, none of them inside another."""
     runs = [run.folder.parent for run in task.runs if run.job.is_training]
-    return list(dict.fromkeys([launch.directory, launch.folder, *runs]))
+    folders = sorted({launch.directory, launch.folder, *runs})
+    return [one for one in folders if not any(one.is_relative_to(other) for other in {*folders} - {one})]

@@ -4,11 +4,13 @@ Where the script runs here, stand-ins take the place of srun and scontrol; tests
 real ones.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.base import Job, Launch, LauncherConfig, Run, Task
+from launch.records import read, write
 from launch.slurm import SlurmConfig
+from launch.slurm.cluster import Job as SlurmJob
+from launch.slurm.states import state_of
 from launch.slurm.units import minutes
 from lumbre.config import load
-from lumbre.errors import ConfigError
+from lumbre.errors import ConfigError, LaunchError
 
 GOLDEN = Path(__file__).parent / "golden"
 NASTY = 'it\'s "$(touch pwned)" `touch pwned` & %j\nrm -rf x'
@@ -328,3 +333,130 @@ def test_a_machine_without_slurm_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", "/nowhere")
     (problem,) = SlurmConfig().build().faults()
     assert str(problem).startswith("type: sinfo is not on this machine; call lumbre launch on a machine that")
+
+
+SBATCH = """\
+#!/bin/bash
+# A stand-in for sbatch, which takes one script.
+printf '%s\\n' "$@" >>"$SAID"
+if [[ -e taken ]]; then echo 'sbatch: error: too many jobs' >&2; exit 1; fi
+touch taken
+echo '41;cluster'
+"""
+SCANCEL = """\
+#!/bin/bash
+# A stand-in for scancel.
+echo "scancel $*" >>"$SAID"
+"""
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file in which stand-ins of sbatch and scancel note what they were called with."""
+    for name, text in {"sbatch": SBATCH, "scancel": SCANCEL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SAID", str(tmp_path / "said"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "said"
+
+
+def test_a_chain_is_queued_whole_or_not_at_all(said: Path) -> None:
+    folder = str(said.parent / "100% $(x)")
+    records: list[dict[str, object]] = []
+    with pytest.raises(LaunchError, match="sbatch refused: sbatch: error: too many jobs"):
+        SlurmConfig().build().submit(launch(PREPARE, PRETRAIN, directory=folder), records.append)
+    assert said.read_text().splitlines() == [
+        "--parsable",
+        f"--output={said.parent}/100%% $(x)/launches/bert/1-prepare-%j.log",
+        "1-prepare.sh",
+        "--parsable",
+        f"--output={said.parent}/100%% $(x)/launches/bert/2-pretrain-%j.log",
+        "--dependency=afterok:41",
+        "--kill-on-invalid-dep=yes",
+        "2-pretrain.sh",
+        "scancel 41",
+    ]
+    assert not records
+
+
+def test_a_launch_that_was_submitted_is_read_back(said: Path) -> None:
+    config = SlurmConfig(nodes=2, container={"image": "x"}, sbatch={"mem": "4G"})
+    what = launch(PRETRAIN, directory=str(said.parent))
+    assert config.build().submit(what, partial(write, what, config)) == 0
+    launcher, record = read("bert")
+    assert record.state == {"jobs": ["41"]}
+    assert record.launch == what
+    assert launcher.render(what) == config.build().render(what)
+
+
+@pytest.mark.parametrize(
+    ("keys", "folder"),
+    [({}, "a\\b"), ({"container": {"image": "x"}}, "a,b"), ({"container": {"image": "x"}}, "a:b")],
+)
+def test_folders_that_slurm_would_read_otherwise_are_refused(
+    said: Path, keys: dict[str, object], folder: str
+) -> None:
+    with pytest.raises(LaunchError, match="path with"):
+        SlurmConfig(**keys).build().submit(launch(PRETRAIN, directory=str(said.parent / folder)), print)
+    assert not said.exists()
+
+
+def slurm_job(state: str, **keys: object) -> SlurmJob:
+    return SlurmJob(
+        **{
+            "number": "7",
+            "state": state,
+            "reason": "",
+            "nodes": "n1",
+            "status": 0,
+            "signal": 0,
+            "restarts": 0,
+        }
+        | keys
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "record", "expected"),
+    [
+        (slurm_job("PENDING", reason="Priority"), None, "others come first"),
+        (
+            slurm_job("PENDING", reason="BeginTime", restarts=2),
+            75,
+            "starts again soon; restart 2; stopped at step 5",
+        ),
+        (slurm_job("PENDING", reason="Unheard"), None, "Unheard"),
+        (slurm_job("RUNNING", restarts=1), None, "on n1; restart 1"),
+        (slurm_job("COMPLETED"), 0, "done at step 5"),
+        (slurm_job("FAILED", status=2), 2, "ended with status 2 at step 5, first on rank 0: why"),
+        (slurm_job("FAILED", status=15, signal=53), None, "node n1 cannot open"),
+        (slurm_job("FAILED", status=2), None, "line 24\nline 25"),
+        (slurm_job("CANCELLED"), None, "line 25"),
+        (None, 0, "done at step 5"),
+        (None, None, "no longer known to Slurm"),
+    ],
+)
+def test_a_state_is_told_in_words(
+    tmp_path: Path, job: SlurmJob | None, record: int | None, expected: str
+) -> None:
+    one = run("run", folder=str(tmp_path))
+    one.folder.mkdir()
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {number}\n" for number in range(26)))
+    if record is not None:
+        end = {"status": record, "reason": "why", "rank": 0, "step": 5}
+        (one.folder / "exit.json").write_text(json.dumps(end))
+    state = state_of(one, job, 0, log)
+    assert state.state == (job.state if job else "ENDED")
+    assert expected in state.detail
+    assert "line 5\n" not in state.detail, "more than the end of the log"
+
+
+def test_what_an_earlier_launch_recorded_is_not_told(tmp_path: Path) -> None:
+    one = run("run", folder=str(tmp_path))
+    one.folder.mkdir()
+    (one.folder / "exit.json").write_text(json.dumps({"status": 0, "reason": "", "rank": 0, "step": 5}))
+    state = state_of(one, slurm_job("CANCELLED"), time.time() + 60, tmp_path / "log")
+    assert state.detail == "it never began"

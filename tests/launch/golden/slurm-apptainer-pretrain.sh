@@ -42,7 +42,7 @@ if [[ $stopping ]]; then
   status=75
 elif ((status == 0)); then
   since=$(date +%s)
-  srun "${each[@]}" apptainer exec --nv --bind=/data:/data --bind=/data/launches/bert:/data/launches/bert --bind=/data/runs:/data/runs --pwd=/data docker://lab/x python3 -m lumbre.cli "${job[@]}" &
+  srun "${each[@]}" apptainer exec --nv --bind=/data:/data --pwd=/data docker://lab/x python3 -m lumbre.cli "${job[@]}" &
   step=$!
   while kill -0 "$step" 2>/dev/null; do wait "$step"; done # a signal ends the wait, not the step
   wait "$step"

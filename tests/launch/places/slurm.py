@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "setpriv")
 
 CONF = """\
 ClusterName=tests
@@ -156,8 +156,9 @@ class Cluster:
 
     def _start(self, name: str, *words: str) -> None:
         with (self.folder / f"{name}.out.log").open("ab") as log:
+            # Tests that are killed leave no cluster behind.
             self._daemons[name] = subprocess.Popen(
-                words,
+                ["setpriv", "--pdeathsig=KILL", *words],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
