@@ -199,6 +199,8 @@ def test_what_a_run_reads_is_part_of_its_identity(
             ["task.type=clasification"],
             "task.type: unknown type 'clasification'; did you mean 'classification'?",
         ),
+        (["grid={optimizer.learning_rate: [1.0e-3, fast]}"], "grid.optimizer.learning_rate: 'fast': "),
+        (["selection.metric=eval_acc"], "selection.metric: an evaluation has no 'eval_acc'"),
     ],
 )
 def test_a_misfit_is_told_before_anything_is_read(
