@@ -5,6 +5,7 @@ import math
 import os
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +28,10 @@ START_SECONDS = 10.0
 """The run waits so long for a client that may go offline; rows that come before it is there are not lost."""
 CLOSE_SECONDS = 15.0
 """What the client gets at the end beyond its own time for sending."""
+BATCH_SECONDS = 0.5
+"""Rows are gathered for so long: the fewer times the thread wakes, the less it is in the run's way."""
+LOOK_SECONDS = 5.0
+"""Seconds between looks for figures of nodes."""
 MOST_ARTIFACTS = 256
 """How many artifacts wait for a client that does not answer; older ones are left out."""
 
@@ -46,8 +51,8 @@ class WandbTracker:
         self._info, self._belonging = run, belonging
         self._keeps_artifacts, self._upload_model = artifacts, upload_model
         self._artifacts: deque[Artifact] = deque(maxlen=MOST_ARTIFACTS)
-        self._wake, self._opened = threading.Event(), threading.Event()
-        self._exit_status: int | None = None
+        self._wake, self._opened, self._ending = threading.Event(), threading.Event(), threading.Event()
+        self._exit_status = 0
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, args=[mode], name="wandb", daemon=True)
         self._thread.start()
@@ -71,6 +76,7 @@ class WandbTracker:
         Raises TimeoutError where the client does not answer; what it has written stays for `wandb sync`.
         """
         self._exit_status = exit_status
+        self._ending.set()
         self._wake.set()
         self._thread.join(connection.FINISH_SECONDS + CLOSE_SECONDS)
         if self._thread.is_alive():
@@ -88,14 +94,15 @@ class WandbTracker:
             self._opened.set()
             rows = Follower(self._info.folder / METRICS_FILE)
             while True:
-                ending = self._exit_status
+                ending = self._ending.is_set()
                 session.take(rows.new())
                 while self._artifacts:
                     session.artifact(self._artifacts.popleft())
-                if ending is not None:
-                    session.finish(ending)
+                if ending:
+                    session.finish(self._exit_status)
                     return
                 self._wake.wait()
+                self._ending.wait(BATCH_SECONDS)
                 self._wake.clear()
         except Exception as error:
             self._error = error
@@ -121,7 +128,7 @@ class _Session:
         self._step = 0
         self._best, self._better = Best(), dict[str, float]()
         self._alerts = Alerts(self._run, info.name)
-        self._nodes = Nodes(info.folder)
+        self._nodes, self._next_look = Nodes(info.folder), 0.0
         print(opened.where(info.folder), flush=True)
 
     def take(self, rows: list[dict[str, Any]]) -> None:
@@ -152,7 +159,8 @@ class _Session:
             said = [[row["step"], one["prompt"], one["text"]] for one in values.pop("samples")]
             columns = ["step", "prompt", "text"]
             values[history.SAMPLES] = connection.client().Table(columns=columns, data=said)
-        elif "loss" in row:
+        elif "loss" in row and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
             values |= self._nodes.news()
         self._run.log(values, step=self._sent.place(row))
         self._alerts.take(row)
