@@ -28,8 +28,8 @@ class Engine:
             yield Problem("command", f"{self._command} is not on this machine", "install Docker or Podman")
         elif self._ask("image", "inspect", image).returncode == 0:
             return
-        elif (asked := self._ask("info")).returncode != 0:
-            remedy = f"start it, and see that `{self._command} info` works"
+        elif (asked := self._ask("version")).returncode != 0:
+            remedy = f"start it, and see that `{self._command} version` works"
             yield Problem("command", f"{self._command} does not answer: {_words(asked)}", remedy)
         else:
             target = "cuda" if "cuda" in image else "cpu"

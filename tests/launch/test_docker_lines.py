@@ -144,7 +144,7 @@ def test_a_wrong_config_is_explained(keys, fault, tmp_path):
 # Stand-ins for an engine whose daemon does not answer, or which lacks the image.
 ENGINES = {
     "silent": "echo 'Cannot connect to the Docker daemon' >&2; exit 1",
-    "without": '[ "$1" = info ] || { echo "No such image" >&2; exit 1; }',
+    "without": '[ "$1" = version ] || { echo "No such image" >&2; exit 1; }',
     "whole": "exit 0",
 }
 
