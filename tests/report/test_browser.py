@@ -57,7 +57,9 @@ def page(tmp_path_factory):
         run.mkdir()
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(seed)))
         (run / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "a-long-key" * 9: {"b" * 99: seed}}))
-    scores = [{"model": model, "seed": 1, "accuracy": 0.5} for model in ("pretrained", EVIL)]
+    scores = [
+        {"model": model, "seed": s, "accuracy": s / 4} for model in ("pretrained", EVIL) for s in (1, 2)
+    ]
     (runs[0] / "results.json").write_text(json.dumps({"rows": scores, "summary": EVIL}))
     tokens = [*"abcde", EVIL]
     weights = torch.rand(12, len(tokens), len(tokens), generator=torch.Generator().manual_seed(1))

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import pytest
 from rich.console import Console
@@ -117,4 +118,4 @@ def test_a_long_name_leaves_room_for_the_steps_and_the_time_left():
     tracker.finish(0)
     bar, _ = beside.file.getvalue().splitlines()
     assert "123,456/1,000,000" in bar
-    assert "30d 10:26 left" in bar
+    assert re.search(r"30d 10:2\d left$", bar)
