@@ -83,8 +83,12 @@ class Station:
         if stream is self.process.stderr and data.strip():
             self.last_words = data.decode(errors="replace").strip().splitlines()[-1].strip()
         if self._echo:
-            self.streams[stream].write(data)
-            self.streams[stream].flush()
+            try:
+                self.streams[stream].write(data)
+                self.streams[stream].flush()
+            except OSError:
+                # The terminal is gone; the job goes on, and the log has it all.
+                self._echo = False
         if not data:
             del self.streams[stream]
         return bool(data)

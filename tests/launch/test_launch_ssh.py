@@ -255,9 +255,12 @@ def test_a_job_that_fails_without_a_record_shows_its_status_and_its_log(start):
     assert "launches/run/a.log" in told
 
 
-def test_ctrl_c_lets_the_job_save(start):
+def test_ctrl_c_lets_the_job_save_and_until_then_it_is_not_started_twice(start):
     child = start()
     wait_for(start.folder / "ready-0")
+    second = start()
+    assert "a: a job of this launch still runs there (process " in second.communicate()[1]
+    assert second.returncode != 0
     child.send_signal(signal.SIGINT)
     _, told = child.communicate()
     assert child.returncode == 75

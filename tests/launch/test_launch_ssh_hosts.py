@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -174,7 +175,7 @@ def test_hosts_that_do_not_answer_are_all_named_within_seconds(project):
     done = project.lumbre(
         "launch", "launch.yaml", hosts, "connect_timeout_seconds=3", "--", "pretrain", "run.yaml"
     )
-    assert time.monotonic() - began < 6 + 3 * float(os.environ.get("LUMBRE_SLOW", "1"))
+    assert time.monotonic() - began < 30, "3 s to connect, and Python's own start on a busy machine"
     assert done.returncode == 2
     assert "nowhere does not answer" in done.stderr
     assert "refuses does not answer" in done.stderr
@@ -191,3 +192,19 @@ def test_another_python_and_a_folder_that_hosts_do_not_see_are_told_before_anyth
     assert done.returncode == 2
     assert "node2 has no /nowhere/python" in done.stderr
     assert not (project.folder / "runs" / "never").exists()
+
+
+def test_a_run_folder_that_a_host_does_not_see_is_told_before_anything_starts(project):
+    folder = project.folder / "elsewhere"
+    folder.mkdir()
+    line = project.launch("name=hidden", "runs_folder=elsewhere")
+    # Hosts have mounts of their own: a folder under an empty one is what a disk that is not shared looks like.
+    assert project.hosts.ssh("node2", f"mount -t tmpfs none {shlex.quote(str(folder))}").returncode == 0
+    try:
+        done = project.lumbre(*line)
+    finally:
+        project.hosts.ssh("node2", f"umount {shlex.quote(str(folder))}")
+    assert done.returncode == 2
+    assert f"node2 does not see {folder} as it is here; set runs_folder to one that all hosts" in done.stderr
+    assert "node1" not in done.stderr
+    assert list(folder.iterdir()) == []

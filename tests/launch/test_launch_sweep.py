@@ -111,12 +111,13 @@ def lumbre(folder: Path, *words: str, **environment: str) -> "subprocess.Complet
         env={**clean, "HOME": str(folder), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_sweep_is_registered_by_the_real_client_and_its_runs_are_run_by_its_agent(tmp_path):
     (tmp_path / "corpus.txt").write_text(Path(json.__file__).with_name("decoder.py").read_text())
     (tmp_path / "run.yaml").write_text(CONFIG.replace("steps: 60", "steps: 4"))
