@@ -101,9 +101,9 @@ class SlurmConfig(RemoteConfig):
             # YAML 1.1 reads 4:00:00 without quotes as the number 14400.
             fault = f"YAML read {self.time}, which would be minutes"
             yield Problem("time", fault, f"quote the time: '{self.time // 3600}:00:00'")
-        elif limit * 60 <= self.signal_lead_seconds:
-            fault = f"{self.signal_lead_seconds} s before the end of {self.time} is before the job's start"
-            yield Problem("signal_lead_seconds", fault, "use a longer time, or a shorter lead")
+        elif limit * 60 <= self.signal_lead_seconds + 60:
+            fault = f"{self.signal_lead_seconds} s, and up to a minute more, before the end of {self.time}"
+            yield Problem("signal_lead_seconds", f"{fault} is before the job's start", "use a longer time")
 
     def build(self) -> SlurmLauncher:
         """Return the launcher for the cluster that this machine submits to."""

@@ -241,7 +241,7 @@ def test_a_signal_before_the_run_begins_starts_none(job) -> None:
         ({"account": "a\nb"}, "account: .* fits no #SBATCH line"),
         ({"time": 14400}, "time: YAML read 14400, which would be minutes; quote the time: '4:00:00'"),
         ({"time": "soon"}, "time: 'soon' is no time of Slurm's"),
-        ({"time": 2}, "signal_lead_seconds: 120 s before the end of 2 is before the job's start"),
+        ({"time": 3}, "signal_lead_seconds: 120 s, and up to a minute more, before the end of 3 is before"),
         ({"gpus_per_node": 2, "processes_per_node": 4}, "processes_per_node: 4 processes share 2 GPUs"),
         ({"gpu_type": "a100"}, "gpu_type: is set, and gpus_per_node is 0"),
         ({"container": {"image": "/no/such.sif"}}, "container.image: there is no file /no/such.sif"),

@@ -135,7 +135,7 @@ class Cluster:
         """Return what a command of Slurm's prints."""
         environment = {**os.environ, **self.environment}
         return subprocess.run(
-            words, env=environment, capture_output=True, text=True, check=False, timeout=60
+            words, env=environment, capture_output=True, text=True, check=False, timeout=200
         ).stdout
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
