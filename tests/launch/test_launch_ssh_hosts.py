@@ -198,7 +198,7 @@ def test_a_run_folder_that_a_host_does_not_see_is_told_before_anything_starts(pr
     folder = project.folder / "elsewhere"
     folder.mkdir()
     line = project.launch("name=hidden", "runs_folder=elsewhere")
-    # Hosts have mounts of their own: a folder under an empty one is what a disk that is not shared looks like.
+    # Hosts have mounts of their own: an empty one over a folder looks like a disk that is not shared.
     assert project.hosts.ssh("node2", f"mount -t tmpfs none {shlex.quote(str(folder))}").returncode == 0
     try:
         done = project.lumbre(*line)
