@@ -69,6 +69,7 @@ def test_a_run_that_speaks_is_the_run_that_it_would_have_been(project: "Project"
     assert not (project.folder / "runs/speaks/samples-at-work").exists()
 
 
+@pytest.mark.slow
 def test_lineage_leads_from_the_corpus_to_the_fine_tuned_model(project: "Project") -> None:
     write_task(project.folder)
     (project.folder / "tuned.yaml").write_text(CONFIG)

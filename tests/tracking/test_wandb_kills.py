@@ -54,7 +54,7 @@ def killed(folder: Path, after_rows: int, *, with_service: bool) -> None:
     process = part(folder, 100_000)
     while len(jsonl.read(file)) < seen + after_rows:
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.05)
     services = psutil.Process(process.pid).children() if with_service else []
     for one in [process, *services]:
         with suppress(psutil.NoSuchProcess):
