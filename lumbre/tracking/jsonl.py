@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from lumbre.errors import RunFolderError
 
 METRICS_FILE = "metrics.jsonl"
@@ -85,7 +87,7 @@ def _rows(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 def _parsed(lines: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for line in lines:
         try:
-            row = json.loads(line)
+            row = orjson.loads(line)
         except ValueError:
             continue
         if isinstance(row, dict):
