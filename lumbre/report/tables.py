@@ -72,21 +72,32 @@ def _sample(prompt: str, told: Sequence[tuple[Any, str]]) -> str:
     thinned = [earlier[place * len(earlier) // MOST_VERSIONS] for place in range(MOST_VERSIONS)]
     shown = earlier if len(earlier) <= MOST_VERSIONS else thinned
     body = [[formatted(step, ",.0f"), f"<code>{escape(text)}</code>"] for step, text in shown]
-    return f"{latest}<details><summary>at earlier steps</summary>{html_table(['step', ''], body)}</details>"
+    return latest + _behind("at earlier steps", html_table(["step", ""], body))
 
 
 def configs(runs: Sequence[Run]) -> str:
-    """Return the keys of one config, or those that differ between several."""
+    """Return the keys of one config, or those that differ between several.
+
+    Keys that not every config has, as of a pretraining and its fine-tuning, are behind a click.
+    """
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
-    if len(runs) > 1:
-        keys = [key for key in keys if len({run.config.get(key) for run in runs}) > 1]
-    if not keys:
-        return ""
+    if len(runs) == 1:
+        return _behind(f"{len(keys)} keys", _configs(runs, keys))
+    differ = [key for key in keys if len({run.config.get(key) for run in runs}) > 1]
+    shared = [key for key in differ if all(key in run.config for run in runs if run.config)]
+    rest = [key for key in differ if key not in shared]
+    return _configs(runs, shared) + _behind(f"{len(rest)} keys of some runs alone", _configs(runs, rest))
+
+
+def _configs(runs: Sequence[Run], keys: Sequence[str]) -> str:
     body = [
         [f"<code>{escape(key)}</code>", *(escape(run.config.get(key, "–")) for run in runs)] for key in keys
     ]
-    whole = html_table(["", *map(chip, runs)], body)
-    return whole if len(runs) > 1 else f"<details><summary>{len(keys)} keys</summary>{whole}</details>"
+    return html_table(["", *map(chip, runs)], body) if keys else ""
+
+
+def _behind(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>{content}</details>" if content else ""
 
 
 def events(runs: Sequence[Run]) -> str:
@@ -95,9 +106,7 @@ def events(runs: Sequence[Run]) -> str:
         [(run, event) for run in runs for event in _latest(run, routine)] for routine in (True, False)
     )
     whole = _events(seldom)
-    if often:
-        whole += f"<details><summary>{len(often)} checkpoints</summary>{_events(often)}</details>"
-    return whole
+    return whole + _behind(f"{len(often)} checkpoints", _events(often))
 
 
 def _latest(run: Run, routine: bool) -> Iterable[Row]:

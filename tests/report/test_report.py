@@ -86,13 +86,16 @@ def test_report_shows_numbers_curves_configs_and_events(tmp_path):
         {"step": 40, "eval/loss": 4.5, "eval/perplexity": 90.0},
     ]
     event = {"step": 20, "event": "checkpoint", "message": "step-00000020", "time": 0.0}
-    first = make(tmp_path / "first", [*rows, event], {"seed": 1, "optimizer": {"learning_rate": 0.1, "b": 2}})
+    config = {"seed": 1, "optimizer": {"learning_rate": 0.1, "b": 2}, "task": "mine alone"}
+    first = make(tmp_path / "first", [*rows, event], config)
     second = make(tmp_path / "second", rows, {"seed": 1, "optimizer": {"learning_rate": 0.2, "b": 2}})
     page = render(tmp_path, first, second)
     for text in ("first", "40", "4,000", "5.0000", "4.5000", "1,000", "25.0%", "1.00%", "1.0 GiB", "0:20"):
         assert text in page.text, text
     assert {"optimizer.learning_rate", "0.1", "0.2", "checkpoint", "step-00000020"} <= set(page.text)
     assert not {"seed", "optimizer.b"} & set(page.text)
+    assert page.text.index("optimizer.learning_rate") < page.text.index("1 keys of some runs alone")
+    assert page.text.index("1 keys of some runs alone") < page.text.index("mine alone")
     figures = {figure["key"]: figure for figure in page.data["figures"]}
     assert list(figures) == [
         *("loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "peak_memory_bytes", "overhead"),
