@@ -275,6 +275,8 @@ def test_a_job_whose_launcher_is_killed_saves_and_ends(start):
     child.kill()
     wait_until_ended(start.folder)
     assert json.loads((start.folder / "exit.json").read_text())["status"] == 75
+    log = (start.folder.parent / "launches" / "run" / "a.log").read_text()
+    assert "the connection has ended: asked the job to save" in log
 
 
 def test_a_job_whose_launcher_is_silent_saves_and_what_does_not_end_is_killed(start):

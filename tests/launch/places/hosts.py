@@ -67,7 +67,9 @@ class Hosts:
             run("ip", "-n", space, "address", "add", f"{self.address(name)}/24", "dev", "eth0")
             for link in ("lo", "eth0"):
                 run("ip", "-n", space, "link", "set", link, "up")
-            serve = f"hostname {name}; exec /usr/sbin/sshd -D -f {sshd} -E {self.folder}/{name}.log"
+            # No server outlives a test run that is killed.
+            server = f"setpriv --pdeathsig TERM /usr/sbin/sshd -D -f {sshd} -E {self.folder}/{name}.log"
+            serve = f"hostname {name}; exec {server}"
             line = ["ip", "netns", "exec", space, "unshare", "--uts", "sh", "-c", serve]
             self._servers.append(subprocess.Popen(line, start_new_session=True, stdin=subprocess.DEVNULL))
         for name in self.names:
