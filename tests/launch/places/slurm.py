@@ -123,7 +123,9 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """Cut a node's power: slurmd, its step daemons and all their tasks die at once."""
-        self._daemons.pop(name).kill()
+        node = self._daemons.pop(name)
+        node.kill()
+        node.wait()
 
     def is_ready(self) -> bool:
         """Whether every node takes jobs."""
