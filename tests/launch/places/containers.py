@@ -115,7 +115,6 @@ def containers(folder: Path) -> Iterator[Containers]:
             _make_base(made)
         yield made
     finally:
-        made.podman("rm", "--all", "--force", check=False)
         if not kept:
             made.podman("system", "reset", "--force", check=False)
             shutil.rmtree(folder, ignore_errors=True)
