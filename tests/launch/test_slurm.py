@@ -42,6 +42,7 @@ name: tuned
 compare_with_scratch: false
 task: {type: classification, max_length: 32}
 data: {type: jsonl, train: train.jsonl, validation: validation.jsonl, test: test.jsonl}
+optimizer: {type: adamw, learning_rate: 1.0e-3}
 train: {steps: 4, global_batch_size: 8, micro_batch_size: 4, log_every: 1, eval_every: 4}
 """
 
@@ -201,6 +202,20 @@ def cancelled(site: Site) -> SimpleNamespace:
     )
 
 
+def near_duplicates(site: Site) -> SimpleNamespace:
+    """Near-duplicates found by this machine, and by array jobs."""
+    places = {"here": "null", "there": "{partition: main, memory_gb: 1}"}
+    for name, place in places.items():
+        keys = (f"data.folder={name}", f"data.near_duplicates={{slurm: {place}}}")
+        done = site.project.lumbre("prepare", "run.yaml", *keys, **site.cluster.environment)
+        assert done.returncode == 0, done.stderr
+    files = {name: sorted((site.project.folder / name).rglob("*.tokens")) for name in places}
+    jobs = site.cluster.run("squeue", "-h", "-t", "all", "-o", "%j").split()
+    return SimpleNamespace(
+        shards={name: [file.read_bytes() for file in files[name]] for name in places}, jobs=jobs
+    )
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Return the cluster with a project whose run `unbroken` is complete."""
@@ -329,3 +344,10 @@ def test_a_cancelled_chain_saves_and_does_not_come_back(site: Site, story: Simpl
     assert second.state == "CANCELLED"
     assert site.project.exit("first")["status"] == 75
     assert "stopped at step" in story.told
+
+
+@about(near_duplicates)
+def test_near_duplicates_are_found_by_array_jobs_as_by_this_machine(story: SimpleNamespace) -> None:
+    assert any(job.startswith("lumbre-") for job in story.jobs)
+    assert story.shards["there"] == story.shards["here"]
+    assert story.shards["here"]
