@@ -205,11 +205,12 @@ def cancelled(site: Site) -> SimpleNamespace:
 def near_duplicates(site: Site) -> SimpleNamespace:
     """Near-duplicates found by this machine, and by array jobs."""
     places = {"here": "null", "there": "{partition: main, memory_gb: 1}"}
+    beside = site.project.folder.parent  # datatrove's own script takes no odd paths
     for name, place in places.items():
-        keys = (f"data.folder={name}", f"data.near_duplicates={{slurm: {place}}}")
+        keys = (f"data.folder={beside / name}", f"data.near_duplicates={{slurm: {place}}}")
         done = site.project.lumbre("prepare", "run.yaml", *keys, **site.cluster.environment)
         assert done.returncode == 0, done.stderr
-    files = {name: sorted((site.project.folder / name).rglob("*.tokens")) for name in places}
+    files = {name: sorted((beside / name).rglob("*.tokens")) for name in places}
     jobs = site.cluster.run("squeue", "-h", "-t", "all", "-o", "%j").split()
     return SimpleNamespace(
         shards={name: [file.read_bytes() for file in files[name]] for name in places}, jobs=jobs
