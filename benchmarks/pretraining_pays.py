@@ -176,7 +176,7 @@ def rows(work: Path) -> Iterable[str]:
 
 
 def write_ag_test(work: Path) -> None:
-    """Write AG News' test part as the training part is: text, label; it counts classes from 1, that from 0."""
+    """Write AG News' test part as the training part is: text, label; it counts from 1, that from 0."""
     with (work / "ag_news" / "test.csv").open(encoding="utf-8", newline="") as stream:
         found = [(f"{title} {text}", int(label) - 1) for label, title, text in csv.reader(stream)]
     with (work / AG_TEST).open("w", encoding="utf-8", newline="") as out:

@@ -1,4 +1,4 @@
-"""The manifests against the schemas of Kubernetes, the models of Kubeflow's operator, and kubectl; offline."""
+"""The manifests against the schemas of Kubernetes, Kubeflow's models, and kubectl; offline."""
 
 import json
 import subprocess
