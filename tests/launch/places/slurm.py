@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "setpriv")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
+SPACE = ("unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child=KILL", "--mount-proc")
 
 CONF = """\
 ClusterName=tests
@@ -59,6 +60,8 @@ def install() -> None:
     """Install Slurm where it is missing; raises CannotSetUpError with the reason where that cannot be."""
     if os.geteuid() != 0:
         raise CannotSetUpError("Slurm's daemons need root here")
+    if subprocess.run([*SPACE, "true"], capture_output=True, check=False).returncode != 0:
+        raise CannotSetUpError("no namespaces can be made here, which the nodes need")
     if all(map(shutil.which, PROGRAMS)):
         return
     if not shutil.which("apt-get"):
@@ -118,8 +121,7 @@ class Cluster:
         hide = ' && mount -t tmpfs tmpfs "$2"' if lacks else ""
         mounts = f"mount --bind hosts /etc/hosts && mount --bind etc /etc/slurm{hide}"
         script = f'cd "$0" && hostname "$1" && {mounts} && exec slurmd -D -N "$1"'
-        space = ("unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child=KILL", "--mount-proc")
-        self._start(name, *space, "bash", "-c", script, str(self.folder), name, str(lacks or ""))
+        self._start(name, *SPACE, "bash", "-c", script, str(self.folder), name, str(lacks or ""))
 
     def kill_node(self, name: str) -> None:
         """Cut a node's power: slurmd, its step daemons and all their tasks die at once."""
