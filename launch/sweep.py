@@ -21,7 +21,7 @@ from .agent import Command
 from .attempt import attempt
 from .base import Job, Launch, LauncherConfig, Run, Task
 from .check import check, check_all
-from .outcome import EXIT_FILE
+from .outcome import EXIT_FILE, say
 
 AGENTS = re.compile(r"agents=(.*)")
 REGISTERED = re.compile(r"wandb agent (\S+)\s*$", re.MULTILINE)
@@ -139,6 +139,7 @@ def register(file: Path, tracker: Mapping[str, Any]) -> str:
         raise LaunchError(f"the sweep is not registered: {why}; {without}; {later}") from error
     told = asked.stdout + asked.stderr
     if asked.returncode == 0 and (found := REGISTERED.search(told)):
+        say(f"registered the sweep {found[1]}; `wandb agent {found[1]}` adds an agent by hand")
         return found[1]
     said = [line.strip() for line in told.splitlines() if line.strip()] or [f"status {asked.returncode}"]
     raise LaunchError(f"the sweep is not registered: {said[-1]}; {without}; {later}")
