@@ -44,7 +44,7 @@ def sweep(
         raise LaunchError("a sweep has one job: pretrain CONFIG, or finetune CONFIG")
     job, world_size = jobs[0], config.build().world_size
     if (processes := world_size(job)) != 1:
-        remedy = "give the launcher one (processes=1); agents=N has several runs at a time"
+        remedy = "give the launcher one process for each run"
         raise LaunchError(f"a sweep's agent starts runs of one process, not of {processes}; {remedy}")
     resolved = check(job, 1)
     grid = config.grid or resolved.get("grid") or {}
