@@ -204,7 +204,7 @@ def cancelled(site: Site) -> SimpleNamespace:
 
 def near_duplicates(site: Site) -> SimpleNamespace:
     """Near-duplicates found by this machine, and by array jobs."""
-    places = {"here": "null", "there": "{partition: main, memory_gb: 1}"}
+    places = {"here": "null", "there": "{partition: main, memory_gb: 1, time: '01:00:00'}"}
     beside = site.project.folder.parent  # datatrove's own script takes no odd paths
     for name, place in places.items():
         keys = (f"data.folder={beside / name}", f"data.near_duplicates={{slurm: {place}}}")
