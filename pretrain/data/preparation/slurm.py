@@ -1,5 +1,6 @@
 """Work as Slurm array jobs, through datatrove's executor."""
 
+import shlex
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ class SlurmConfig(Config):
         """
         from datatrove.executor import SlurmPipelineExecutor
 
+        programs, modules = shlex.quote(str(Path(sys.executable).parent)), shlex.quote(":".join(sys.path))
         executor = SlurmPipelineExecutor(
             pipeline=steps,
             tasks=tasks,
@@ -44,7 +46,7 @@ class SlurmConfig(Config):
             workers=self.workers or -1,
             job_name=name,
             qos=self.sbatch.get("qos", ""),
-            env_command=f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={':'.join(sys.path)}",
+            env_command=f"export PATH={programs}:$PATH PYTHONPATH={modules}",
             sbatch_args={key: value for key, value in self.sbatch.items() if key != "qos"},
             logging_dir=str(logs.absolute()),
             mail_type="NONE",
