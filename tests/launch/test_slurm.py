@@ -242,7 +242,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def stories(site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[SimpleNamespace]]]:
     """Return what will come of each story that a test asks for."""
     items = [item for item in request.session.items if "stories" in getattr(item, "fixturenames", ())]
-    with ThreadPoolExecutor(5) as pool:
+    with ThreadPoolExecutor(6) as pool:
         asked = [item.callspec.params["story"] for item in items]  # type: ignore[attr-defined]
         yield {story.__name__: pool.submit(story, site) for story in asked}
         pool.shutdown(cancel_futures=True)
@@ -297,6 +297,13 @@ def test_the_time_limit_starts_a_job_again(story: SimpleNamespace) -> None:
     assert (story.job.state, story.job.restarts) == ("COMPLETED", 1)
 
 
+@about(near_duplicates)
+def test_near_duplicates_are_found_by_array_jobs_as_by_this_machine(story: SimpleNamespace) -> None:
+    assert any(job.startswith("lumbre-") for job in story.jobs)
+    assert story.shards["there"] == story.shards["here"]
+    assert story.shards["here"]
+
+
 @about(preemption)
 def test_a_preempted_run_saves_and_goes_on(site: Site, story: SimpleNamespace) -> None:
     assert story.other.state == "COMPLETED"
@@ -345,10 +352,3 @@ def test_a_cancelled_chain_saves_and_does_not_come_back(site: Site, story: Simpl
     assert second.state == "CANCELLED"
     assert site.project.exit("first")["status"] == 75
     assert "stopped at step" in story.told
-
-
-@about(near_duplicates)
-def test_near_duplicates_are_found_by_array_jobs_as_by_this_machine(story: SimpleNamespace) -> None:
-    assert any(job.startswith("lumbre-") for job in story.jobs)
-    assert story.shards["there"] == story.shards["here"]
-    assert story.shards["here"]
