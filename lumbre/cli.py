@@ -109,7 +109,15 @@ def predict(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def launch(context: typer.Context) -> int:
-    """Start a program through a launcher: lumbre launch LAUNCH_CONFIG -- PROGRAM CONFIG ..."""
+    """Start a program through a launcher: lumbre launch LAUNCH_CONFIG -- PROGRAM CONFIG ...
+
+    LAUNCH_CONFIG is a YAML file or local, slurm, docker, ssh, kubernetes, followed by key=value; --dry-run
+    prints what would be run. More jobs, each after another --, begin when the one before is done.
+
+    lumbre launch status|logs|cancel [NAME] follow what was launched from this folder.
+
+    lumbre launch sweep LAUNCH_CONFIG agents=N -- PROGRAM CONFIG hands the grid to a W&B sweep.
+    """
     return int(importlib.import_module("lumbre.launch.__main__").main(context.args))
 
 
