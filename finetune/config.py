@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from lumbre.config import Config
 from lumbre.errors import ConfigError, DataError, Problem
-from lumbre.hub.cache import model_problems
+from lumbre.hub_cache import model_problems
 from lumbre.run_config import RunConfig
 from lumbre.trainer import BatchConfig, TrainConfig
 from lumbre.world import is_expected

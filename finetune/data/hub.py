@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lumbre.errors import DataError, Problem
-from lumbre.hub.cache import dataset_problems
+from lumbre.hub_cache import dataset_problems
 
 from .base import Example, Examples, ExamplesConfig
 

@@ -120,7 +120,7 @@ echo 'cpu*|16|64|7-00:00:00|(null)'
 ENGINE = """\
 #!/bin/sh
 # A stand-in for docker: an engine that answers, and has the image lumbre:cpu. No container can be started.
-[ "$1" = info ] || [ "$3" = lumbre:cpu ]
+[ "$1" = version ] || [ "$3" = lumbre:cpu ]
 """
 STAND_IN = {"PATH": os.pathsep.join(["stand-in", os.environ.get("PATH", "")])}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HOME": "empty-cache"}

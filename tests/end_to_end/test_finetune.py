@@ -157,7 +157,9 @@ def test_metrics_rows_hold_what_the_contract_says(tuned: "Project", run: str) ->
         assert 0 < row["tokens"] <= 32 * row["samples"]
     evaluations = [row for row in rows if "eval/loss" in row]
     assert [row["step"] for row in evaluations] == [7, 14, 21, 28, 35, 40]
-    assert all(set(row) == {"step", *(f"eval/{name}" for name in METRICS)} for row in evaluations)
+    wanted = {"step", "tokens", "samples", *(f"eval/{name}" for name in METRICS)}
+    assert all(set(row) == wanted for row in evaluations)
+    assert [row["samples"] for row in evaluations] == [8 * row["step"] for row in evaluations]
     config = yaml.safe_load((tuned.folder / f"runs/tuned/{run}/config.yaml").read_text())
     assert config["model"]["from_scratch"] == run.startswith("scratch")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from lumbre.hub.cache import dataset_problems, model_problems
+from lumbre.hub_cache import dataset_problems, model_problems
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import re
 import socket
 import threading
 import urllib.request
@@ -183,5 +184,6 @@ def _init(run: RunInfo, run_id: str, mode: str, belonging: Mapping[str, Any]) ->
 
 def _fault(error: Exception) -> str:
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    refused = any(word in str(error).lower() for word in ("401", "unauthorized", "invalid api key", "403"))
+    # As words: an address with the port 40105 is no refusal.
+    refused = re.search(r"\b40[13]\b|unauthorized|invalid api key", str(error), re.IGNORECASE)
     return f"W&B refuses the key: {said}" if refused else f"W&B cannot be reached: {said}"

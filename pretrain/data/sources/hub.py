@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from lumbre.errors import DataError, Problem
-from lumbre.hub.cache import dataset_problems
+from lumbre.hub_cache import dataset_problems
 
 from .base import BadDocument, Document, FaultError, Part, SourceConfig, text_of
 
