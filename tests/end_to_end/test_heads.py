@@ -35,7 +35,13 @@ def test_a_detector_is_trained_exported_and_tuned(project: "Project") -> None:
         assert all((one[name] == two[name]).all() for name in one)
     write_task(folder)
     (folder / "tune.yaml").write_text(CONFIG)
-    keys = ("seeds=[1]", "compare_with_scratch=false", "train.steps=4", "train.eval_every=2", "model.path=detector")
+    keys = ("seeds=[1]", "compare_with_scratch=false", "train.steps=4", "train.eval_every=2")
+    done = project.lumbre("finetune", "tune.yaml", "name=tuned-detector", "model.path=detector", *keys)
+        "compare_with_scratch=false",
+        "train.steps=4",
+        "train.eval_every=2",
+        "model.path=detector",
+    )
     done = project.lumbre("finetune", "tune.yaml", "name=tuned-detector", *keys)
     assert done.returncode == 0, done.stderr
 
