@@ -37,12 +37,6 @@ def test_a_detector_is_trained_exported_and_tuned(project: "Project") -> None:
     (folder / "tune.yaml").write_text(CONFIG)
     keys = ("seeds=[1]", "compare_with_scratch=false", "train.steps=4", "train.eval_every=2")
     done = project.lumbre("finetune", "tune.yaml", "name=tuned-detector", "model.path=detector", *keys)
-        "compare_with_scratch=false",
-        "train.steps=4",
-        "train.eval_every=2",
-        "model.path=detector",
-    )
-    done = project.lumbre("finetune", "tune.yaml", "name=tuned-detector", *keys)
     assert done.returncode == 0, done.stderr
 
 
