@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from lumbre.config import Choice
+from lumbre.config import SECRET, Choice
 from lumbre.errors import LaunchError, Problem
 
 PROGRAMS = ("pretrain", "finetune", "prepare")
-SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

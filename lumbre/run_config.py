@@ -68,7 +68,10 @@ class RunConfig(Config):
             )
             return
         place = next(one for one in (self.folder, *self.folder.parents) if one.exists())
-        fault = "no permission to write there" if not os.access(place, os.W_OK | os.X_OK) else ""
+        fault = ""
+        if not os.access(place, os.W_OK | os.X_OK):
+            read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            fault = "the disk is read-only" if read_only else "no permission to write there"
         if not place.is_dir():
             fault = "a file stands where a folder is needed"
         if fault:

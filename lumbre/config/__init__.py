@@ -12,13 +12,13 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
-from lumbre.config.base import Choice, Config
+from lumbre.config.base import SECRET, Choice, Config
 from lumbre.config.explain import explain
 from lumbre.config.merge import expand, override, with_default_types
 from lumbre.config.source import find, read, search_path
 from lumbre.errors import ConfigError, Problem
 
-__all__ = ["Choice", "Config", "dump", "find", "load", "read"]
+__all__ = ["SECRET", "Choice", "Config", "dump", "find", "load", "read"]
 
 C = TypeVar("C", bound=Config)
 

@@ -2,6 +2,7 @@
 
 import builtins
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -11,6 +12,9 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import PydanticCustomError
 
 from lumbre.errors import Problem
+
+SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+"""Names of what does not belong in a file."""
 
 
 class Config(BaseModel):

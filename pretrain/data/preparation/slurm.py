@@ -13,6 +13,13 @@ from lumbre.config import Config
 from lumbre.errors import DataError
 
 POLL_SECONDS = 5.0
+NEVER = {
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
+    "AssocMaxWallDurationPerJobLimit",
+    "QOSMaxWallDurationPerJobLimit",
+}
+"""Reasons of Slurm's that time does not mend."""
 
 
 class SlurmConfig(Config):
@@ -57,7 +64,12 @@ class SlurmConfig(Config):
             fault = f"{name}: Slurm takes no job: {error}"
             raise DataError(f"{fault}; check near_duplicates.slurm, or leave it out") from error
         while left := executor.get_incomplete_ranks(skip_completed=True):
-            if not _is_known(executor.job_id):
+            waits = _reasons(executor.job_id)
+            if stuck := waits & NEVER:
+                fault = f"{name}: job {executor.job_id} can never start: {', '.join(sorted(stuck))}"
+                subprocess.run(["scancel", str(executor.job_id)], check=False)
+                raise DataError(f"{fault}; set near_duplicates.slurm.time and partition to what fits")
+            if not waits:
                 left = executor.get_incomplete_ranks(skip_completed=True)
                 if left:
                     fault = (
@@ -67,7 +79,8 @@ class SlurmConfig(Config):
             time.sleep(POLL_SECONDS)
 
 
-def _is_known(job: str) -> bool:
-    """Whether Slurm has a job that waits or runs."""
-    found = subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True, check=False)
-    return found.returncode == 0 and bool(found.stdout.strip())
+def _reasons(job: str) -> set[str]:
+    """Return why the tasks of a job wait, "None" of those that run; nothing where Slurm has none left."""
+    words = ("squeue", "-h", "-j", str(job), "-o", "%r")
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    return set(found.stdout.split()) if found.returncode == 0 else set()
