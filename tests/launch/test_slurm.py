@@ -210,10 +210,13 @@ def near_duplicates(site: Site) -> SimpleNamespace:
         keys = (f"data.folder={beside / name}", f"data.near_duplicates={{slurm: {place}}}")
         done = site.project.lumbre("prepare", "run.yaml", *keys, **site.cluster.environment)
         assert done.returncode == 0, done.stderr
+    too_long = "data.near_duplicates={slurm: {partition: main, memory_gb: 1, time: '99-00:00:00'}}"
+    keys = (f"data.folder={beside / 'never'}", too_long)
+    never = site.project.lumbre("prepare", "run.yaml", *keys, **site.cluster.environment)
     files = {name: sorted((beside / name).rglob("*.tokens")) for name in places}
     jobs = site.cluster.run("squeue", "-h", "-t", "all", "-o", "%j").split()
     return SimpleNamespace(
-        shards={name: [file.read_bytes() for file in files[name]] for name in places}, jobs=jobs
+        shards={name: [file.read_bytes() for file in files[name]] for name in places}, jobs=jobs, never=never
     )
 
 
@@ -302,6 +305,12 @@ def test_near_duplicates_are_found_by_array_jobs_as_by_this_machine(story: Simpl
     assert any(job.startswith("lumbre-") for job in story.jobs)
     assert story.shards["there"] == story.shards["here"]
     assert story.shards["here"]
+
+
+@about(near_duplicates)
+def test_array_jobs_that_can_never_start_are_an_error(story: SimpleNamespace) -> None:
+    assert story.never.returncode == 2, story.never.stderr
+    assert "can never start: PartitionTimeLimit; set near_duplicates.slurm.time" in story.never.stderr
 
 
 @about(preemption)
