@@ -46,7 +46,7 @@ check: install
 
 slow: install
 	@echo "==> tests (the slow tier: kills, launches, the quickstart's own runs)"
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 real: install
 	@echo "==> tests on published weights and vocabularies (LUMBRE_DATA adds those that need data sets)"
