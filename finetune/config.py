@@ -53,15 +53,15 @@ class LengthConfig(BatchConfig):
             fault = "the length is not told" if self.steps is None else "the length is told twice"
             yield Problem("steps", fault, "set one of steps and epochs")
 
-    def resolved(self, num_rows: int) -> TrainConfig:
-        """Return the same in steps, for so many training rows."""
+    def resolved(self, num_rows: int, global_batch: int) -> TrainConfig:
+        """Return the same in steps, for so many training rows and so many in each step."""
         keys = {name: getattr(self, name) for name in BatchConfig.model_fields}
         if self.steps is not None:
             return TrainConfig(**keys, steps=self.steps)
         assert self.epochs is not None
-        epoch = max(1, math.ceil(num_rows / self.batch_sizes[0]))
+        epoch = max(1, math.ceil(num_rows / global_batch))
         keys["eval_every"] = self.eval_every or epoch
-        return TrainConfig(**keys, steps=max(1, math.ceil(self.epochs * num_rows / self.batch_sizes[0])))
+        return TrainConfig(**keys, steps=max(1, math.ceil(self.epochs * num_rows / global_batch)))
 
 
 class FinetuneConfig(RunConfig):
@@ -92,6 +92,9 @@ class FinetuneConfig(RunConfig):
     def problems(self) -> Iterator[Problem]:
         """Report a model folder that is not there, and settings that contradict each other."""
         yield from super().problems()
+        if self.engine.sequence_parallel > 1:
+            fault = "rows are shared out by our own attention, and models of transformers have theirs"
+            yield Problem("engine.sequence_parallel", fault, "use 1")
         yield from self._model_problems()
         yield from self._record_problems()
         yield from self._selection_problems()
@@ -101,8 +104,8 @@ class FinetuneConfig(RunConfig):
         if len(set(self.seeds)) < len(self.seeds):
             yield Problem("seeds", f"{self.seeds} repeats a seed", "name each once")
         unit = self.task.unit
-        if unit > 1 and not any(self.train.problems()):
-            micro = self.train.batch_sizes[1]
+        if unit > 1 and self.train.is_determined and not any(self.batch_misfits()):
+            micro = self.batch_sizes[1]
             if micro % unit:
                 fault = f"{micro} = {micro // unit} x {unit} + {micro % unit} cuts a group of {unit} samples"
                 remedy = "set it to a multiple of task.group_size"

@@ -41,7 +41,7 @@ def identity(config: FinetuneConfig, inputs: Mapping[str, str]) -> dict[str, Any
         "selection": config.selection.model_dump(mode="json"),
         **inputs,
         "optimizer.type": config.optimizer.type,
-        "train.global_batch_size": config.train.batch_sizes[0],
+        "train.global_batch_size": config.batch_sizes[0],
         "seed": config.seed,
     }
 

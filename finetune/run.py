@@ -120,7 +120,7 @@ def _run_or_recall(variant: Variant, inputs: Inputs) -> Outcome:
     Raises RunFolderError on every rank where the folder holds the result of other settings.
     """
     config = variant.config
-    steps = config.train.resolved(len(inputs.splits["train"].rows)).steps
+    steps = config.train.resolved(len(inputs.splits["train"].rows), config.batch_sizes[0]).steps
     wanted = recipe(config, inputs.hashes, steps)
     found, fault = distributed.from_main(
         recall(config.folder, wanted) if distributed.world().is_main else (None, "")
@@ -166,8 +166,8 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
     # What is chosen on development data is each run's own.
     task = copy.copy(inputs.task)
     task.state = dict(task.state)
-    length = config.train.resolved(len(splits["train"].rows))
-    global_batch, micro_batch = length.batch_sizes
+    global_batch, micro_batch = config.batch_sizes
+    length = config.train.resolved(len(splits["train"].rows), global_batch)
     torch.manual_seed(config.seed)
     start = task.build_model(
         config.model.path,

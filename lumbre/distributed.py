@@ -7,17 +7,23 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from lumbre.world import Place as Place
 from lumbre.world import World as World
 from lumbre.world import die_with_parent
 from lumbre.world import world as world
 
 if TYPE_CHECKING:
     import torch
+
+
+TIMEOUT_SECONDS = 1800.0
+"""How long a collective waits for the other ranks."""
 
 
 class Stream(IntEnum):
@@ -30,13 +36,11 @@ class Stream(IntEnum):
 
 
 @contextmanager
-def session(seed: int, *, timeout_seconds: float = 1800.0) -> Iterator[World]:
+def session(seed: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[World]:
     """Join the run's process group (NCCL on CUDA, gloo elsewhere), seed torch, and leave at the end.
 
     The initial weights of a model come from torch's generator, so every rank gets the same seed.
     """
-    from datetime import timedelta
-
     import torch
 
     here = world()
@@ -90,6 +94,15 @@ def seed_torch(seed: int, device: "torch.device") -> None:
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def neighbours(ranks: int) -> "torch.distributed.ProcessGroup":
+    """Return the process group of this rank and its neighbours, so many together; every rank calls."""
+    import torch
+
+    made: Any = torch.distributed.new_subgroups
+    group: torch.distributed.ProcessGroup = made(ranks, timeout=timedelta(seconds=TIMEOUT_SECONDS))[0]
+    return group
 
 
 def barrier() -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -56,12 +56,28 @@ class RunConfig(Config):
         """The run folder."""
         return Path(self.runs_folder) / self.name
 
+    @property
+    def batch_sizes(self) -> tuple[int, int]:
+        """The global and the micro batch size."""
+        return self.train.sizes(self.engine.group.count)
+
     def children(self) -> Iterator[Child]:
         """Yield the runs of other programs that this one will start."""
         yield from ()
 
+    @property
+    def groups_called(self) -> str:
+        """What the groups of ranks that take samples of their own are called in an error."""
+        return " / ".join(["processes", *(f"engine.{key}" for key in self.engine.sharing)])
+
+    def batch_misfits(self) -> Iterator[Problem]:
+        """Yield where the batch does not fit the groups of ranks; keys are `train`'s."""
+        yield from self.train.misfits(self.engine.group.count, self.groups_called)
+
     def problems(self) -> Iterator[Problem]:
-        """Report a name that is no folder name, and a run folder that cannot be made."""
+        """Report a batch that the processes cannot share, and a run folder that cannot be made."""
+        for problem in self.batch_misfits():
+            yield replace(problem, key=f"train.{problem.key}")
         if self.name in (".", "..") or "/" in self.name or "\0" in self.name or "\n" in self.name:
             yield Problem(
                 "name", f"{self.name!r} cannot be a folder's name", "use letters, digits and dashes"

@@ -21,6 +21,14 @@ EXPECTED_RUNS = "LUMBRE_EXPECTED_RUNS"
 
 
 @dataclass(frozen=True)
+class Place:
+    """One of several equal parts."""
+
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
 class World:
     """This process's place among the processes of the run."""
 
@@ -33,6 +41,14 @@ class World:
     def is_main(self) -> bool:
         """Whether this process speaks for the run: prints, tracks and writes what is written once."""
         return self.rank == 0
+
+    def group(self, ranks: int) -> Place:
+        """Return which of the groups of so many neighbouring ranks this process is in."""
+        return Place(self.rank // ranks, self.size // ranks)
+
+    def within_group(self, ranks: int) -> Place:
+        """Return this process's place in its group of so many neighbouring ranks."""
+        return Place(self.rank % ranks, ranks)
 
 
 def world() -> World:

@@ -1,5 +1,6 @@
 """What a pretraining run is made of."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -61,7 +62,7 @@ class PretrainConfig(RunConfig):
     @property
     def plan(self) -> Plan:
         """Which samples each step takes."""
-        global_batch, micro_batch = self.train.batch_sizes
+        global_batch, micro_batch = self.batch_sizes
         first = Stage(0, 0, self.data.seq_length, global_batch, micro_batch, self.data.weights)
         return Plan.of(first, self.data.stages, list(self.data.sets))
 
@@ -103,8 +104,10 @@ class PretrainConfig(RunConfig):
             started = isinstance(self.model, HuggingFaceConfig)
             remedy = "use the folder's own tokenizer" if started else "leave the key out"
             yield Problem("model.path" if started else "model.vocab_size", f"{fault} tokenizer", remedy)
+        yield from self._sequence_problems(model)
         for key, length in self._lengths().items():
             longest = self.objective.longest(length, kind)
+            longest += -longest % self.engine.sequence_parallel
             if model.max_length is not None and longest > model.max_length:
                 tokens_of = f", of which {self.objective.type} makes up to {longest:,}"
                 made = tokens_of if longest > length else ""
@@ -119,6 +122,22 @@ class PretrainConfig(RunConfig):
             if stage.seq_length is not None:
                 lengths[f"data.stages.{index}.seq_length"] = stage.seq_length
         return lengths
+
+    def _sequence_problems(self, model: TransformerConfig) -> Iterator[Problem]:
+        """Yield rows and heads that do not fall into as many equal parts as ranks share a row."""
+        ranks, lengths, heads = self.engine.sequence_parallel, self._lengths(), self.objective.heads(model)
+        common = math.gcd(distributed.world().size, *lengths.values(), *heads.values())
+        fits = " or ".join(str(count) for count in range(1, common + 1) if common % count == 0)
+        for key, length in lengths.items():
+            if length % ranks:
+                fault = f"{length} tokens do not fall into the {ranks} parts of engine.sequence_parallel"
+                near = [whole for whole in (length - length % ranks, length + -length % ranks) if whole]
+                remedy = f"use {' or '.join(map(str, near))}, or engine.sequence_parallel={fits}"
+                yield Problem(key, fault, remedy)
+        for name, number in heads.items():
+            if number % ranks:
+                fault = f"{ranks} ranks cannot share {number} {'heads' if number > 1 else 'head'} of {name}"
+                yield Problem("engine.sequence_parallel", fault, f"use {fits}")
 
     def _probe_problems(self) -> Iterator[Problem]:
         """Yield probes of one name, and an interval without a probe."""
@@ -141,15 +160,15 @@ class PretrainConfig(RunConfig):
                 elif problem not in told:
                     yield problem
                     told.add(problem)
-        if any(True for _ in self.train.problems()):
+        if not self.train.is_determined or any(self.batch_misfits()):
             return
-        ranks = distributed.world().size
+        groups = self.engine.group.count
         for index, stage in enumerate(self.plan.stages[1:]):
-            fits = stage.micro_batch_size * ranks
+            fits = stage.micro_batch_size * groups
             if stage.global_batch_size % fits:
                 fault = (
-                    f"{stage.global_batch_size} is no multiple of micro_batch_size x processes "
-                    f"= {stage.micro_batch_size} x {ranks} = {fits}"
+                    f"{stage.global_batch_size} is no multiple of micro_batch_size x {self.groups_called} "
+                    f"= {stage.micro_batch_size} x {groups} = {fits}"
                 )
                 key = f"data.stages.{index}.global_batch_size"
                 yield Problem(key, fault, f"use a multiple of {fits}, or set the stage's micro_batch_size")

@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 
 from lumbre import distributed
+from lumbre.distributed import Place
 from lumbre.engine import Engine
 
 from .data.loader import evaluation_batches
+from .data.parts import parts
 from .objectives import Objective
 from .samples import ValidationSet
 
@@ -14,10 +16,19 @@ from .samples import ValidationSet
 class LossEvaluator:
     """The objective's loss, the same whatever the number of ranks."""
 
-    def __init__(self, objective: Objective, sets: Sequence[ValidationSet], micro_batch_size: int) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        sets: Sequence[ValidationSet],
+        micro_batch_size: int,
+        group: Place,
+        within: Place,
+    ) -> None:
+        """Each `group` of ranks takes rows of its own, and of each row this rank the part `within`."""
         self._objective = objective
         self._sets = sets
         self._micro_batch_size = micro_batch_size
+        self._group, self._within = group, within
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
         """Return loss (nats per target) and perplexity over all ranks, and of a mixture each set's loss.
@@ -41,15 +52,14 @@ class LossEvaluator:
         }
 
     def _losses(self, engine: Engine, one: ValidationSet) -> list[float]:
-        world = distributed.world()
         names = self._objective.measured
         totals, counts = [0.0] * len(names), [0.0] * len(names)
         for batch in evaluation_batches(
-            one.sample,
+            parts(one.sample, self._within),
             num_rows=one.num_rows,
             micro_batch_size=self._micro_batch_size,
-            rank=world.rank,
-            world_size=world.size,
+            rank=self._group.index,
+            world_size=self._group.count,
         ):
             on_device = {name: tensor.to(engine.device) for name, tensor in batch.items()}
             terms = self._objective.loss(engine.forward(), on_device).terms

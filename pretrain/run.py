@@ -21,6 +21,7 @@ from lumbre.trainer import Trainer
 from .config import PretrainConfig
 from .data.loader import Loader
 from .data.mixture import prepare_sets
+from .data.parts import parts
 from .data.plan import Plan, Stage
 from .downstream import Downstream
 from .evaluation import LossEvaluator
@@ -50,7 +51,7 @@ def main(config: PretrainConfig) -> ExitStatus:
 
 def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStatus, int]:
     """Train inside a session and a claimed folder; return how it ended and at which step."""
-    world = distributed.world()
+    group, within = config.engine.group, distributed.world().within_group(config.engine.sequence_parallel)
     tokenizer = next(iter(sets.values())).tokenizer()
     objective = config.objective.build(tokenizer, config.seed)
     objective.sources = tuple(config.data.mixture)
@@ -82,15 +83,15 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         engine=engine,
         learner=objective,
         batches=lambda start: Loader(
-            stream,
+            parts(stream, within),
             plan,
-            rank=world.rank,
-            world_size=world.size,
+            rank=group.index,
+            world_size=group.count,
             start_step=start,
             stop_step=steps,
             workers=config.data.loader_workers,
         ),
-        evaluator=LossEvaluator(objective, validation, plan.stages[-1].micro_batch_size),
+        evaluator=LossEvaluator(objective, validation, plan.stages[-1].micro_batch_size, group, within),
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
         identity=partial(identity, config, shape, sets),
         trackers=partial(_trackers, config, folder, sets, steps),

@@ -1,15 +1,17 @@
 """The Engine protocol: what moves a model through forward, backward and optimizer step on some layout."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import PositiveInt
 from torch import nn
 
 from lumbre.config import Choice
-from lumbre.distributed import World, world
+from lumbre.distributed import Place, World, world
 from lumbre.errors import LayoutError, Problem
 from lumbre.models.attention import KernelName
 from lumbre.models.recompute import Recompute
@@ -102,9 +104,26 @@ class EngineConfig(Choice):
     """Whether torch.compile turns each block into generated kernels."""
     attention_kernel: KernelName = "auto"
     """What computes attention; auto takes the fastest that the device and the batch allow."""
+    sequence_parallel: PositiveInt = 1
+    """Neighbouring ranks that share each row, a part of its tokens each (DeepSpeed-Ulysses): what a rank
+    keeps of a row for the backward pass falls as much. Heads are shared out in attention, so that it divides
+    their number."""
+
+    @property
+    def sharing(self) -> Mapping[str, int]:
+        """The keys by which several ranks work on the same samples, and how many each says."""
+        return {"sequence_parallel": self.sequence_parallel} if self.sequence_parallel > 1 else {}
+
+    @property
+    def group(self) -> Place:
+        """Which of the groups of ranks that take samples of their own this process is in."""
+        place = world().group(math.prod(self.sharing.values()))
+        return Place(place.index, max(1, place.count))
 
     def problems(self) -> Iterator[Problem]:
-        """Report choices that exclude each other."""
+        """Report choices that exclude each other, and processes that do not fall into groups."""
+        for key, ranks in self.sharing.items():
+            yield from _ungrouped(key, ranks)
         if self.compile and self.activation_checkpointing == "selective":
             fault = "with compile: true the compiler itself chooses what it keeps and what it computes again"
             yield Problem("activation_checkpointing", fault, "use none, or 1 for every block")
@@ -112,6 +131,17 @@ class EngineConfig(Choice):
     def build(self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int) -> Engine:
         """Place the model on this process's device and return the engine."""
         raise NotImplementedError
+
+
+def _ungrouped(key: str, ranks: int) -> Iterator[Problem]:
+    """Yield a problem where the processes are no multiple of the ranks that share a sample."""
+    size = world().size
+    if size % ranks:
+        fits = [count for count in range(1, size + 1) if size % count == 0]
+        more = -(-size // ranks) * ranks
+        processes = "process is" if size == 1 else "processes are"
+        fault = f"{size} {processes} no multiple of {ranks}"
+        yield Problem(key, fault, f"use {' or '.join(map(str, fits))}, or start {more} processes")
 
 
 def assert_layout(size: int, *, engine: str, built: object, expected: type) -> World:

@@ -1,13 +1,15 @@
-"""How a model computes on this engine: its attention kernel, what is computed twice, what is compiled."""
+"""How a model computes on this engine: attention's kernel, parts of rows, what is recomputed or compiled."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
+from lumbre import distributed
 from lumbre.engine.base import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import Transformer
+from lumbre.models.attention import SequenceParallel
 
 VARIANTS = 64
 
@@ -18,7 +20,9 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
     Raises ConfigError for what a model of transformers does not have.
     """
     trunks = [part for part in model.modules() if isinstance(part, Transformer)]
+    sequence = _sequence_parallel(config.sequence_parallel)
     for trunk in trunks:
+        trunk.sequence = sequence
         trunk.attention_kernel = config.attention_kernel
         trunk.recompute = config.activation_checkpointing
         if config.compile:
@@ -28,6 +32,14 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
                 block.compile()
     if not trunks:
         _set_up_foreign(model, config)
+
+
+def _sequence_parallel(ranks: int) -> SequenceParallel:
+    """Return this rank's part of the rows that so many neighbouring ranks share; every rank calls."""
+    if ranks == 1:
+        return SequenceParallel()
+    place = distributed.world().within_group(ranks)
+    return SequenceParallel(place.index, place.count, distributed.neighbours(ranks).group_name)
 
 
 def _set_up_foreign(model: Any, config: EngineConfig) -> None:

@@ -23,9 +23,13 @@ OWNERS = {
     "communication_data_type": "engine.precision",
     "data_types": "engine.precision",
     "zero_optimization": "engine.zero_stage",
+    "sequence_parallel_size": "engine.sequence_parallel",
 }
 """Our key that sets each of DeepSpeed's."""
-WHOLE = ("train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast")
+WHOLE = (
+    *("train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast"),
+    "sequence_parallel_size",
+)
 """Raw keys that are ours whether or not the present config sets them."""
 ZERO = "zero_optimization"
 ZERO_KEYS = (
@@ -53,7 +57,7 @@ KEYS = (
     *("seq_parallel_communication_data_type", "activation_checkpointing", "flops_profiler", "autotuning"),
     *("aio", "timers", "comms_logger", "tensorboard", "wandb", "csv_monitor", "comet", "compile", "pipeline"),
     *("hybrid_engine", "data_efficiency", "weight_quantization", "tensor_parallel", "expert_parallel"),
-    *("checkpoint_serialization", "datastates_ckpt", "vocabulary_size", "sequence_parallel_size"),
+    *("checkpoint_serialization", "datastates_ckpt", "vocabulary_size"),
 )
 """The top-level keys of DeepSpeed 0.19."""
 NO_DEVICE = (None, "none")

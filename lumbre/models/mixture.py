@@ -6,7 +6,7 @@ Shapes: B batch, T time, D hidden, I intermediate, E experts, K experts per toke
 token and one of its experts, R and C rows and columns of any matrix.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -89,11 +89,13 @@ class MixtureOfExperts(nn.Module):
         self.shared = Mlp(D, S * intermediate_size, activation, gated, bias) if S else None
         self.shared_gate = nn.Linear(D, 1, bias=False) if S and config.gated_shared else None
 
-    def forward(self, x_BTD: Tensor, kept_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BTD: Tensor, kept_BT: Tensor | None, over_row: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> tuple[Tensor, Tensor]:
         """Return y_BTD and the sum over the rows of each row's balance loss over its kept tokens.
 
         `kept_BT` is false at padding, None where there is none. Padding passes through experts like any
-        token and touches no other token.
+        token and touches no other token. `over_row` adds up what ranks that share rows have counted.
         """
         probabilities_BTE = self.router(x_BTD).softmax(dim=-1)
         weights_BTK, chosen_BTK = probabilities_BTE.topk(self.experts_per_token)
@@ -105,7 +107,7 @@ class MixtureOfExperts(nn.Module):
             if self.shared_gate is not None:
                 shared_BTD = shared_BTD * self.shared_gate(x_BTD).sigmoid()
             y_BTD = y_BTD + shared_BTD
-        return y_BTD.type_as(x_BTD), balance_loss(probabilities_BTE, chosen_BTK, kept_BT)
+        return y_BTD.type_as(x_BTD), balance_loss(probabilities_BTE, chosen_BTK, kept_BT, over_row)
 
     @staticmethod
     def counts(expert_P: Tensor, num_experts: int) -> list[int]:
@@ -131,7 +133,12 @@ class MixtureOfExperts(nn.Module):
         return _reorder(y_PD, back_P, order_P).view(B, T, K, D)
 
 
-def balance_loss(probabilities_BTE: Tensor, chosen_BTK: Tensor, kept_BT: Tensor | None) -> Tensor:
+def balance_loss(
+    probabilities_BTE: Tensor,
+    chosen_BTK: Tensor,
+    kept_BT: Tensor | None,
+    over_row: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
     """Return the sum over rows of E * sum_e f_e P_e (Fedus et al., 2021, equation 4).
 
     f_e is the share of the choices of the row's kept tokens that fell on expert e, P_e the mean probability
@@ -141,11 +148,12 @@ def balance_loss(probabilities_BTE: Tensor, chosen_BTK: Tensor, kept_BT: Tensor 
     if kept_BT is None:
         kept_BT = chosen_BTK.new_ones(chosen_BTK.shape[:2], dtype=torch.bool)
     kept_BT1 = kept_BT[..., None].type_as(probabilities_BTE)
-    count_B1 = kept_BT1.sum(dim=1).clamp(min=1)
     hits_BTE = torch.zeros_like(probabilities_BTE).scatter(-1, chosen_BTK, 1.0)
-    share_BE = (hits_BTE * kept_BT1).sum(dim=1) / (K * count_B1)
-    mean_BE = (probabilities_BTE * kept_BT1).sum(dim=1) / count_B1
-    return E * (share_BE * mean_BE).sum()
+    sums = [(x * kept_BT1).sum(dim=1) for x in (hits_BTE, probabilities_BTE)]
+    counted_BC = over_row(torch.cat([*sums, kept_BT1.sum(dim=1)], dim=1))
+    hits_BE, sum_BE, count_B1 = torch.split(counted_BC, [E, E, 1], dim=1)
+    count_B1 = count_B1.clamp(min=1)
+    return E * (hits_BE / (K * count_B1) * (sum_BE / count_B1)).sum()
 
 
 def flops_per_token(config: MixtureConfig, hidden_size: int, intermediate_size: int, gated: bool) -> float:

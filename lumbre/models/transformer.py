@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbre.errors import ModelError
-from lumbre.models.attention import Attention, Cache, Kernel, KernelName, Pattern, choose
+from lumbre.models.attention import Attention, Cache, Kernel, KernelName, Pattern, SequenceParallel, choose
 from lumbre.models.config import LayerType, TransformerConfig
 from lumbre.models.init import init_weights, scale_residual_init
 from lumbre.models.layers import build_norm
@@ -50,6 +50,7 @@ class View(NamedTuple):
     memory: Memory | None
     memory_kernel: Kernel | None
     cache: Cache | None
+    sequence: SequenceParallel
 
 
 class Block(nn.Module):
@@ -98,7 +99,7 @@ class Block(nn.Module):
         read = self.mlp_norm(x_BTD) if pre else x_BTD
         balance = None
         if isinstance(self.mlp, MixtureOfExperts):
-            y_BTD, balance = self.mlp(read, view.kept_BT)
+            y_BTD, balance = self.mlp(read, view.kept_BT, view.sequence.sum)
         else:
             y_BTD = self.mlp(read)
         x_BTD = x_BTD + y_BTD
@@ -124,6 +125,8 @@ class Transformer(nn.Module):
         self.final_norm = _norm(config) if config.has_final_norm else None
         self.attention_kernel: KernelName = "auto"
         self.recompute: Recompute = "none"
+        self.sequence = SequenceParallel()
+        """Which part of each row a forward pass on this rank is given."""
         init_weights(self, config.init, config.init_std)
         if config.scaled_residual_init:
             scale_residual_init(self.blocks, config.num_layers)
@@ -148,16 +151,21 @@ class Transformer(nn.Module):
         restart unless `position_ids` says otherwise; `attention_mask` (1 keep, 0 padding) is the plain form.
         `embeddings_BTD` stand for the tokens' own. With a `cache`, input_ids go on from the tokens in it,
         and attention_mask covers both. A decoder's tokens in `prefix_mask` (bool [B, T]) are seen by all of
-        their document, earlier ones too. Raises ModelError when T is beyond the positions that the model has.
+        their document, earlier ones too. Where ranks share rows, what is given and returned is this rank's
+        part of them. Raises ModelError when T is beyond the positions that the model has.
         """
         x_BTD: Tensor = self.embedding(input_ids) if embeddings_BTD is None else embeddings_BTD
         past = 0 if cache is None else cache.get_seq_length()
-        T, limit = past + x_BTD.shape[1], self.config.max_length
+        T, limit = past + x_BTD.shape[1] * self.sequence.size, self.config.max_length
         if limit is not None and limit < T:
             raise ModelError(
                 f"a sequence of {T} tokens is longer than the {limit} positions of the model; "
                 "shorten it, or train with a larger position.max_length"
             )
+        # Attention is to whole rows: from here on these are.
+        attention_mask, position_ids, document_ids, prefix_mask = self.sequence.whole(
+            attention_mask, position_ids, document_ids, prefix_mask
+        )
         key_positions = _positions(T, x_BTD.device, document_ids)
         if past and attention_mask is not None:
             key_positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
@@ -166,12 +174,14 @@ class Transformer(nn.Module):
         elif not past:
             key_positions = position_ids
         document_ids = without_padding(attention_mask, document_ids)
-        x_BTD = self._embed(x_BTD, position_ids, token_type_ids)
+        x_BTD = self._embed(x_BTD, self.sequence.part(position_ids), token_type_ids)
         if prefix_mask is not None and document_ids is not None:
             prefix_mask = prefix_mask & (document_ids != 0)
         pattern = Pattern(
             self.config.causal,
-            bias_BNQT=self.position.bias(position_ids, key_positions),
+            bias_BNQT=self.position.bias(
+                position_ids, key_positions, self.sequence.heads(self.config.num_heads)
+            ),
             past=past,
             prefix_BT=prefix_mask if self.config.causal else None,
         )
@@ -208,8 +218,8 @@ class Transformer(nn.Module):
         cache: Cache | None,
     ) -> dict[LayerType, View]:
         """Return what each kind of layer is given: made once, shared by all layers of the kind."""
-        past = pattern.past
-        kept_BT = None if document_ids is None else document_ids[:, past:] != 0
+        past, sequence = pattern.past, self.sequence
+        kept_BT = None if document_ids is None else sequence.part(document_ids[:, past:]) != 0
         packed = document_ids is not None and _apart(document_ids, self.config.causal)
         keys = document_ids if packed else None
         queries = keys if keys is None or not past else keys[:, past:]
@@ -218,19 +228,22 @@ class Transformer(nn.Module):
         for kind in dict.fromkeys(self.config.layers[: len(self.blocks)]):
             window = self.config.window if kind == "local" else None
             own = replace(pattern, window=window, query_documents_BQ=queries, key_documents_BT=keys)
-            length = past + x_BTD.shape[1]
-            kernel = choose(self.attention_kernel, own, x_BTD, length, self.config.head_width)
-            rotation = self.position.rotation(position_ids, local=kind == "local")
-            views[kind] = View(rotation, kernel, kept_BT, memory, memory_kernel, cache)
+            row = sequence.shaped(x_BTD)
+            kernel = choose(self.attention_kernel, own, row, past + row.shape[1], self.config.head_width)
+            rotation = self.position.rotation(sequence.part(position_ids), local=kind == "local")
+            kernel = sequence.kernel(kernel)
+            views[kind] = View(rotation, kernel, kept_BT, memory, memory_kernel, cache, sequence)
         return views
 
     def _memory_kernel(self, x_BTD: Tensor, document_ids: Tensor | None, memory: Memory, past: int) -> Kernel:
-        queries = None
-        if memory.documents_BS is not None:
-            plain = torch.ones(x_BTD.shape[:2], dtype=memory.documents_BS.dtype, device=x_BTD.device)
+        queries, row = None, self.sequence.shaped(x_BTD)
+        (documents_BS,) = self.sequence.whole(memory.documents_BS)
+        if documents_BS is not None:
+            plain = torch.ones(row.shape[:2], dtype=documents_BS.dtype, device=x_BTD.device)
             queries = plain if document_ids is None else document_ids[:, past:]
-        pattern = Pattern(False, None, queries, memory.documents_BS)
-        return choose("dense", pattern, x_BTD, memory.x_BSD.shape[1])
+        pattern = Pattern(False, None, queries, documents_BS)
+        keys = memory.x_BSD.shape[1] * self.sequence.size
+        return self.sequence.kernel(choose("dense", pattern, row, keys))
 
 
 def _norm(config: TransformerConfig, size: int | None = None) -> nn.Module:

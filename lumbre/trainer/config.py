@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from pydantic import PositiveInt
 
-from lumbre import distributed
 from lumbre.config import Config
 from lumbre.errors import Problem
 
@@ -23,35 +22,44 @@ class BatchConfig(Config):
     eval_every: PositiveInt | None = None
     """Steps between evaluations; none: only at the end."""
 
-    @property
-    def batch_sizes(self) -> tuple[int, int]:
-        """The global and the micro batch size, the one that was left out derived."""
-        ranks = distributed.world().size
+    def sizes(self, groups: int) -> tuple[int, int]:
+        """Return the global and the micro batch size, the one that was left out derived.
+
+        `groups` of ranks each take samples of their own.
+        """
         total, micro, times = self.global_batch_size, self.micro_batch_size, self.accumulation_steps
         if total is None and micro is not None:
-            total = micro * (times or 1) * ranks
+            total = micro * (times or 1) * groups
         elif micro is None and total is not None:
-            micro = max(1, total // ((times or 1) * ranks))
+            micro = max(1, total // ((times or 1) * groups))
         assert total is not None
         assert micro is not None
         return total, micro
 
-    def problems(self) -> Iterator[Problem]:
-        """Show the arithmetic where the batch sizes do not fit the number of processes."""
+    @property
+    def is_determined(self) -> bool:
+        """Whether two of the three sizes are stated, or all."""
         given = [self.global_batch_size, self.micro_batch_size, self.accumulation_steps]
-        if sum(size is not None for size in given) < 2:
+        return sum(size is not None for size in given) >= 2
+
+    def problems(self) -> Iterator[Problem]:
+        """Report sizes that do not determine the batch."""
+        if not self.is_determined:
             remedy = "set two of global_batch_size, micro_batch_size and accumulation_steps"
             yield Problem("global_batch_size", "the batch is not determined", remedy)
+
+    def misfits(self, groups: int, called: str) -> Iterator[Problem]:
+        """Show the arithmetic where the batch does not fit the groups of ranks, and what these are called."""
+        if not self.is_determined:
             return
-        total, micro = self.batch_sizes
-        ranks = distributed.world().size
-        times = self.accumulation_steps or max(1, total // (micro * ranks))
-        if micro * times * ranks != total:
+        total, micro = self.sizes(groups)
+        times = self.accumulation_steps or max(1, total // (micro * groups))
+        if micro * times * groups != total:
             fault = (
-                f"{total} is not micro_batch_size x accumulation_steps x processes "
-                f"= {micro} x {times} x {ranks} = {micro * times * ranks}"
+                f"{total} is not micro_batch_size x accumulation_steps x {called} "
+                f"= {micro} x {times} x {groups} = {micro * times * groups}"
             )
-            remedy = f"a multiple of micro_batch_size x processes = {micro * ranks} fits"
+            remedy = f"a multiple of micro_batch_size x {called} = {micro * groups} fits"
             yield Problem("global_batch_size", fault, remedy)
 
 

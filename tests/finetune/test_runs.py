@@ -73,7 +73,7 @@ def test_a_variants_config_asks_for_that_run_alone(base: dict[str, Any], tmp_pat
 
 def wanted(config: FinetuneConfig) -> dict[str, Any]:
     """Return the recipe of the run on 64 rows."""
-    return recipe(config, INPUTS, config.train.resolved(64).steps)
+    return recipe(config, INPUTS, config.train.resolved(64, config.batch_sizes[0]).steps)
 
 
 def finished(config: FinetuneConfig) -> dict[str, Any]:
@@ -251,5 +251,5 @@ def test_epochs_become_steps(
 ) -> None:
     """With a global batch of 8: passes over the rows, each followed by an evaluation."""
     config = read(base, tmp_path, "train.steps=null", f"train.epochs={epochs}")
-    length = config.train.resolved(rows)
-    assert (length.steps, length.eval_every, length.batch_sizes) == (steps, evals, (8, 4))
+    length = config.train.resolved(rows, config.batch_sizes[0])
+    assert (length.steps, length.eval_every, config.batch_sizes) == (steps, evals, (8, 4))

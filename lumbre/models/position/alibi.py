@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lumbre.models.position.base import Position, PositionConfig
+from lumbre.models.position.base import ALL, Position, PositionConfig
 
 
 class AlibiConfig(PositionConfig):
@@ -28,10 +28,10 @@ class Alibi(Position):
         super().__init__()
         self.slopes = slopes(num_heads)
 
-    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor) -> Tensor:
+    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor, heads: slice = ALL) -> Tensor:
         """Return bias_BNQT = -slope_N * |query's position - key's position|."""
         distance_BQT = (query_positions_BQ[:, :, None] - key_positions_BT[:, None, :]).abs()
-        slope_N = torch.tensor(self.slopes, dtype=torch.float32, device=query_positions_BQ.device)
+        slope_N = torch.tensor(self.slopes[heads], dtype=torch.float32, device=query_positions_BQ.device)
         return -slope_N[:, None, None] * distance_BQT[:, None]
 
 

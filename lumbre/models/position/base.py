@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lumbre.config import Choice
 from lumbre.errors import Problem
 
+ALL = slice(None)
+"""All heads."""
+
 
 class Rotation(NamedTuple):
     """The angles by which the pairs of a head are turned, the same in every head."""
@@ -51,6 +54,6 @@ class Position(nn.Module):
         """
         return None
 
-    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor) -> Tensor | None:
-        """Return what is added to the attention scores, bias_BNQT, in float32 or wider."""
+    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor, heads: slice = ALL) -> Tensor | None:
+        """Return what is added to the attention scores of these heads, bias_BNQT, in float32 or wider."""
         return None

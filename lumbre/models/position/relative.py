@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from lumbre.errors import Problem
-from lumbre.models.position.base import Position, PositionConfig
+from lumbre.models.position.base import ALL, Position, PositionConfig
 
 
 class RelativeConfig(PositionConfig):
@@ -50,11 +50,11 @@ class Relative(Position):
         """Width of the model, by which the fresh table is drawn."""
         self.embedding = nn.Embedding(config.num_buckets, num_heads)
 
-    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor) -> Tensor:
+    def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor, heads: slice = ALL) -> Tensor:
         """Return bias_BNQT, a function of key's position - query's position."""
         far = self.max_distance
         distance_L = torch.arange(-far, far + 1, device=query_positions_BQ.device)
-        bias_LN = self.embedding(buckets(distance_L, self.num_buckets, far, self.causal))
+        bias_LN = self.embedding(buckets(distance_L, self.num_buckets, far, self.causal))[:, heads]
         bias_LN = bias_LN.to(torch.promote_types(bias_LN.dtype, torch.float32))
         distance_BQT = key_positions_BT[:, None, :] - query_positions_BQ[:, :, None]
         bias_BQTN = F.embedding(distance_BQT.clamp(-far, far) + far, bias_LN)
