@@ -105,9 +105,8 @@ class EngineConfig(Choice):
     attention_kernel: KernelName = "auto"
     """What computes attention; auto takes the fastest that the device and the batch allow."""
     sequence_parallel: PositiveInt = 1
-    """Neighbouring ranks that share each row, a part of its tokens each (DeepSpeed-Ulysses): what a rank
-    keeps of a row for the backward pass falls as much. Heads are shared out in attention, so that it divides
-    their number."""
+    """Neighbouring ranks that share each row, a part of its tokens each (DeepSpeed-Ulysses). What a rank
+    keeps of a row for the backward pass falls as much. It divides the model's heads and the row's tokens."""
 
     @property
     def sharing(self) -> Mapping[str, int]:
