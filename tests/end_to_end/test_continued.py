@@ -15,6 +15,7 @@ START = (
 )
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_from_a_model_folder_with_its_loss(project: "Project") -> None:
     done = project.lumbre("pretrain", "run.yaml", "name=continued", *START, *SHORT)
     assert done.returncode == 0, done.stderr
@@ -46,6 +47,7 @@ def test_too_few_embeddings_are_told_before_data_is_read(project: "Project") -> 
     assert "leave the key out" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_decoder_with_experts_trains_exports_and_completes(project: "Project") -> None:
     model = "model={type: transformer, causal: true, hidden_size: 16, num_layers: 2, num_heads: 2, "
     model += "position: {type: alibi}, mlp: {type: mixture_of_experts, num_experts: 3}}"
