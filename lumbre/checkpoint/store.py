@@ -99,7 +99,8 @@ class Checkpoints:
         Raises CheckpointError when the checkpoint is of another model; the engine is untouched then.
         """
         state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
-        engine.restore(Reader(folder).read, state["step"])
+        # Steps that were skipped or passed over are none of the optimizer's.
+        engine.restore(Reader(folder).read, state.get("updates", state["step"]))
         return state
 
     def state(self, folder: Path) -> dict[str, Any]:

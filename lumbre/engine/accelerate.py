@@ -1,5 +1,6 @@
 """The accelerate engine: one CPU, one GPU, Apple silicon or plain DDP, through Hugging Face Accelerate."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -74,13 +75,14 @@ class AccelerateEngine:
         self._accelerator.backward(loss * self._world.size)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update and clear; return the global norm."""
+        """Clip, update and clear; return the global norm. Nothing is updated where that is not finite."""
         limit = self._config.gradient_clipping or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
-        set_learning_rate(self._optimizer, learning_rate)
-        self._optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        if math.isfinite(norm):
+            set_learning_rate(self._optimizer, learning_rate)
+            self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(norm)
+        return norm
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield this rank's even share of every parameter that trains."""

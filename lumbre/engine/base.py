@@ -70,7 +70,11 @@ class Engine(Protocol):
         ...
 
     def step(self, learning_rate: float) -> float:
-        """Clip by the global norm, update, clear the gradient; return the norm before clipping."""
+        """Clip by the global norm, update, clear the gradient; return the norm before clipping.
+
+        Where the norm is not finite nothing is updated, neither weights nor optimizer state nor its step
+        counters, on any rank; the gradient is cleared all the same.
+        """
         ...
 
     def fragments(self) -> Iterator[Fragment]:

@@ -1,6 +1,7 @@
 """The DeepSpeed engine: ZeRO stages 0 to 3 (Rajbhandari et al., 2020, arXiv:1910.02054)."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -129,14 +130,21 @@ class DeepSpeedEngine:
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update and clear; return the global norm."""
+        """Clip, update and clear; return the global norm. Nothing is updated where that is not finite.
+
+        ZeRO's optimizers see to that themselves, and call every such norm infinite.
+        """
         set_learning_rate(self._optimizer, learning_rate)
-        norm = 0.0
-        if self._stage == 0:
-            limit = self._config.gradient_clipping or float("inf")
-            norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
-        self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if self._stage else norm
+        if self._stage:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm())
+        limit = self._config.gradient_clipping or float("inf")
+        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        if math.isfinite(norm):
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+        return norm
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield the partition that this rank's ZeRO optimizer owns, by parameter name."""

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from lumbre import distributed
 from lumbre.config import Choice
@@ -43,6 +44,23 @@ class Tracker(Protocol):
         """Send what is left and close; `exit_status` is the one that the program will end with."""
 
 
+@runtime_checkable
+class RewindingTracker(Protocol):
+    """A tracker that has more to do than to go on when a run goes back to an earlier step."""
+
+    def roll_back(self, step: int, event: Row) -> None:
+        """Drop what came after `step`; `event`, which tells of it, is the first row after that."""
+
+
+@runtime_checkable
+class RemoteTracker(Protocol):
+    """A tracker that sends rows elsewhere."""
+
+    @property
+    def unreachable(self) -> str:
+        """Why rows are kept here for now, though sending them was wanted; "" where they are sent."""
+
+
 class TrackerConfig(Choice):
     """A tracker beside metrics.jsonl and the console."""
 
@@ -60,7 +78,7 @@ class Trackers:
     """All trackers of a run as one, for any thread; a rank that is not the main one has no rows to give.
 
     A tracker that fails is switched off and the run goes on, with an event that says so. A UserError,
-    such as a full disk under metrics.jsonl, is the run's own affair and passes through.
+    such as a read-only disk under metrics.jsonl, is the run's own affair and passes through.
     """
 
     name = "trackers"
@@ -84,29 +102,40 @@ class Trackers:
         file = run.folder / METRICS_FILE
         cut_back(file, run.start_step)
         trackers._trackers += [
-            JsonlTracker(file),
+            JsonlTracker(file, trackers.log),
             console_tracker(run.name, run.total_steps, run.start_step),
         ]
         for config in configs:
             try:
-                trackers._trackers.append(config.build(run))
+                tracker = config.build(run)
             except UserError:
                 raise
             except Exception as error:
                 trackers._report(str(getattr(config, "type", config)), error, run.start_step)
+            else:
+                trackers._trackers.append(tracker)
+                if isinstance(tracker, RemoteTracker) and (reason := tracker.unreachable):
+                    trackers.log(_event("tracker_offline", run.start_step, f"{tracker.name}: {reason}"))
         return trackers
 
     def log(self, row: Row) -> None:
         """Give a row to every tracker."""
         with self._lock:
             for tracker in list(self._trackers):
-                try:
-                    tracker.log(row)
-                except UserError:
-                    raise
-                except Exception as error:
-                    self._trackers.remove(tracker)
-                    self._report(tracker.name, error, row.get("step", 0))
+                self._try(tracker, partial(tracker.log, row), row.get("step", 0))
+
+    def roll_back(self, step: int, event: Row) -> None:
+        """Drop the rows after `step`, and tell of it by `event`.
+
+        Trackers take the event before, as the last that happened to what is dropped; one that cannot take
+        rows back begins anew, with those that are left.
+        """
+        self.log(event)
+        with self._lock:
+            # metrics.jsonl, which others read, after them.
+            for tracker in reversed(list(self._trackers)):
+                if isinstance(tracker, RewindingTracker):
+                    self._try(tracker, partial(tracker.roll_back, step, event), step)
 
     def artifact(self, artifact: Artifact) -> None:
         """Give what the run reads or has written to the trackers that keep such."""
@@ -130,7 +159,21 @@ class Trackers:
                 else:
                     self._trackers.remove(tracker)
 
+    def _try(self, tracker: Tracker, action: Callable[[], None], step: int) -> None:
+        try:
+            action()
+        except UserError:
+            raise
+        except Exception as error:
+            self._trackers.remove(tracker)
+            self._report(tracker.name, error, step)
+
     def _report(self, name: str, error: Exception, step: int) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        message = f"{name} failed and is switched off, the run goes on: {lines[0]}"
-        self.log({"event": "tracker_off", "step": step, "time": time.time(), "message": message})
+        self.log(
+            _event("tracker_off", step, f"{name} failed and is switched off, the run goes on: {lines[0]}")
+        )
+
+
+def _event(name: str, step: int, message: str) -> Row:
+    return {"event": name, "step": step, "message": message, "time": time.time()}

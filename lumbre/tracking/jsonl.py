@@ -1,9 +1,12 @@
 """metrics.jsonl: the run's rows as one JSON object a line, the file that every other view is made from."""
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +15,86 @@ import orjson
 from lumbre.errors import RunFolderError
 
 METRICS_FILE = "metrics.jsonl"
+MOST_WAITING = 100_000
+"""Rows that wait for a full disk; what is older is lost."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class JsonlTracker:
-    """Appends each row as one line, on its way to the disk before the next step begins."""
+    """Appends each row as one line, on its way to the disk before the next step begins.
+
+    While the disk is full, rows wait in memory, the latest MOST_WAITING of them; the file ends with a whole
+    line all the time.
+    """
 
     name = "metrics.jsonl"
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise _cannot_write(file, error) from error
+    def __init__(self, file: Path, tell: Callable[[Mapping[str, Any]], None] = lambda event: None) -> None:
+        """`tell` takes the events of a disk that is full and of one that has room again."""
+        self._file, self._tell = file, tell
+        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        self._is_full = False
+        self._open()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row; NaN and infinities become null. Raises RunFolderError when the disk is full."""
-        line = memoryview((json.dumps(_plain(row), allow_nan=False) + "\n").encode())
+        """Append a row; NaN and infinities become null.
+
+        Raises RunFolderError where the file cannot be written for another reason than a full disk.
+        """
+        self._waiting.append((json.dumps(_plain(row), allow_nan=False) + "\n").encode())
+        waited = len(self._waiting)
+        if self._write() == self._is_full:
+            self._is_full = not self._is_full
+            step = row.get("step", 0)
+            if self._is_full:
+                name, message = "metrics_disk_full", f"{self._file}: the disk is full; rows wait for room"
+            else:
+                name, message = "metrics_resumed", f"{waited} rows that waited for room are written"
+            self._tell({"event": name, "step": step, "message": message, "time": time.time()})
+
+    def roll_back(self, step: int, event: Mapping[str, Any]) -> None:
+        """Drop the rows after `step`; the event comes after them."""
+        os.close(self._descriptor)
+        kept = [line for line in self._waiting if _is_kept(orjson.loads(line), step)]
+        self._waiting = deque(kept, maxlen=MOST_WAITING)
         try:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
+            cut_back(self._file, step)
+        finally:
+            self._open()
+        self.log(event)
+
+    def finish(self, exit_status: int) -> None:
+        """Close the file. Raises RunFolderError where rows still wait for room."""
+        written = self._write()
+        os.close(self._descriptor)
+        if not written:
+            raise _cannot_write(self._file, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def _open(self) -> None:
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(
+                self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666
+            )
         except OSError as error:
             raise _cannot_write(self._file, error) from error
 
-    def finish(self, exit_status: int) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+    def _write(self) -> bool:
+        """Write the lines that wait; return whether the disk had room for them."""
+        while self._waiting:
+            whole = line = memoryview(self._waiting[0])
+            size = os.fstat(self._descriptor).st_size
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except OSError as error:
+                if len(line) < len(whole):
+                    os.ftruncate(self._descriptor, size)
+                if error.errno in FULL:
+                    return False
+                raise _cannot_write(self._file, error) from error
+            self._waiting.popleft()
+        return True
 
 
 class Follower:
@@ -70,13 +126,17 @@ def cut_back(file: Path, step: int) -> None:
     try:
         with shorter.open("wb") as out:
             for line, row in _rows(file):
-                if not isinstance(at := row.get("step"), int | float) or at <= step:
+                if _is_kept(row, step):
                     out.write(line + b"\n")
             out.flush()
             os.fsync(out.fileno())
         shorter.replace(file)
     except OSError as error:
         raise _cannot_write(file, error) from error
+
+
+def _is_kept(row: Mapping[str, Any], step: int) -> bool:
+    return not isinstance(at := row.get("step"), int | float) or at <= step
 
 
 def _rows(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

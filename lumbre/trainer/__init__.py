@@ -3,6 +3,7 @@
 from lumbre.trainer.config import BatchConfig, TrainConfig
 from lumbre.trainer.learner import Batch, Learner, LossOutput, Term
 from lumbre.trainer.loop import Trainer
+from lumbre.trainer.non_finite import NonFiniteConfig
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluator",
     "Learner",
     "LossOutput",
+    "NonFiniteConfig",
     "Probes",
     "Selection",
     "Term",

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from lumbre.config import Config
 from lumbre.errors import Problem
+from lumbre.trainer.non_finite import NonFiniteConfig
 
 
 class BatchConfig(Config):
@@ -21,6 +22,10 @@ class BatchConfig(Config):
     """Steps between training rows in metrics.jsonl and the trackers."""
     eval_every: PositiveInt | None = None
     """Steps between evaluations; none: only at the end."""
+    non_finite: NonFiniteConfig = NonFiniteConfig()
+    """What happens to steps whose loss or gradient is NaN or infinite."""
+    roll_backs: NonNegativeInt = 3
+    """How often a run may go back to its last checkpoint and on past the data after it; then it stops."""
 
     def sizes(self, groups: int) -> tuple[int, int]:
         """Return the global and the micro batch size, the one that was left out derived.

@@ -5,11 +5,11 @@ targets, divided by the term's own count over the whole global batch, so that ne
 the number of ranks shows in the gradient.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +21,10 @@ from lumbre.errors import CheckpointError, ExitStatus, LumbreError, TrainingErro
 from lumbre.hardware import Peak, peak_memory_bytes
 from lumbre.optim import OptimizerConfig, ScheduleConfig
 from lumbre.signals import StopRequest, stop_request
-from lumbre.tracking import Artifact, Trackers
+from lumbre.tracking import Artifact, Row, Trackers
 from lumbre.trainer.config import TrainConfig
 from lumbre.trainer.learner import Batch, Learner
+from lumbre.trainer.non_finite import NonFiniteSteps, marked
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection
 from lumbre.trainer.spikes import LossSpikes
 from lumbre.trainer.stalls import StallWatch
@@ -40,6 +41,16 @@ class _Interval:
     flops: float = 0.0
     data_seconds: float = 0.0
     model_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What came of one step."""
+
+    stopping: bool
+    """Whether some rank was asked to stop."""
+    fault: str
+    """Why the run cannot go on with these weights, "" where it can."""
 
 
 @dataclass
@@ -74,10 +85,14 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.step = 0
-        """Optimizer steps done."""
+        """Steps done."""
+        self._updates = 0
+        """Those of them that the optimizer took; the others were skipped or passed over."""
         self._tokens = 0.0
         self._evaluated = 0
+        self._roll_backs = 0
         self._spikes = LossSpikes()
+        self._non_finite = NonFiniteSteps()
 
     def restore(self) -> int:
         """Set everything to the latest whole checkpoint, if there is one; return the steps done.
@@ -94,20 +109,27 @@ class Trainer:
             raise CheckpointError(
                 f"{folder}: is a checkpoint of another run; set another name, or the keys back:\n{lines}"
             )
+        self._take_up(folder)
+        return self.step
+
+    def _take_up(self, folder: Path) -> None:
+        """Set everything to a checkpoint of this run."""
         state = self.checkpoints.restore(self.engine, folder)
         self.step, self._tokens, self._evaluated = state["step"], state["tokens"], state["evaluated"]
+        self._updates = state.get("updates", self.step)
+        self._roll_backs = state.get("roll_backs", 0)
         if self.selection is not None:
             self.selection.restore(state["selection"])
         self._spikes = LossSpikes(state.get("losses", ()))
+        self._non_finite = NonFiniteSteps(state.get("non_finite"))
         for probes in self.probes:
             probes.restore(state.get("probes", {}).get(probes.name, {}))
-        return self.step
 
     def fit(self, conclude: Callable[[Trackers], None] | None = None) -> ExitStatus:
         """Train from the step that `restore` left off to the last, then `conclude` before trackers close.
 
-        Returns DONE, or STOPPED after a signal, everything saved. Raises TrainingError when the gradient
-        is not finite.
+        Returns DONE, or STOPPED after a signal, everything saved. Raises TrainingError when the run can no
+        longer learn.
         """
         start = self.step
         self._tracks = self.trackers(start)
@@ -151,19 +173,22 @@ class Trainer:
                     micro_batches = next(steps)
                     self._interval.data_seconds += time.perf_counter() - began
                     self._stalls.has_data()
-                    stopping = self.train_step(step, micro_batches, stop) and step < self.config.steps
+                    done = self.train_step(step, micro_batches, stop)
+                stopping = done.stopping and step < self.config.steps
                 self.step = step
+                if done.fault:
+                    self._roll_back(step, done.fault)
                 if self._evaluation_due(step) and not stopping:
                     self.evaluate(step)
                 stopping = stopping or self._probe(step, stop)
-                if self._save_due(step) or stopping:
+                if self._save_due(step) or stopping or done.fault:
                     self._save(step)
                 if stopping:
                     return self._stopped(step)
         return ExitStatus.DONE
 
-    def train_step(self, step: int, micro_batches: Sequence[Batch], stop: StopRequest) -> bool:
-        """Do one optimizer step and log it; return whether some rank was asked to stop."""
+    def train_step(self, step: int, micro_batches: Sequence[Batch], stop: StopRequest) -> _Done:
+        """Do one optimizer step and log it; return what came of it."""
         counts = [self.learner.counts(batch) for batch in micro_batches]
         names = list(counts[0])
         local = [sum(count[name] for count in counts) for name in names]
@@ -182,28 +207,20 @@ class Trainer:
                 scales = [
                     terms[name].weight / max(total, 1.0) for name, total in zip(names, totals, strict=True)
                 ]
-                self.engine.backward(
-                    torch.stack(
-                        [terms[name].sum * scale for name, scale in zip(names, scales, strict=True)]
-                    ).sum()
-                )
+                loss = torch.stack(
+                    [terms[name].sum * scale for name, scale in zip(names, scales, strict=True)]
+                ).sum()
+                self.engine.backward(marked(loss))
             sums = [old + terms[name].sum.detach().double() for old, name in zip(sums, names, strict=True)]
         learning_rate = self.optimizer.learning_rate * self.schedule.factor(step, self.config.steps)
         norm = self.engine.step(learning_rate)
         self._interval.model_seconds += time.perf_counter() - began
-        if not math.isfinite(norm):
-            raise TrainingError(
-                f"step {step}: the gradient is {norm}; nothing was saved after it. Lower "
-                "optimizer.learning_rate or look at the data, then run the same command again: "
-                "it goes on from the last checkpoint"
-            )
         self._interval.tokens += tokens
         self._interval.steps += 1
         self._interval.flops += self.flops(step) if self.flops is not None else 0.0
         self._tokens += tokens
         over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
-        if totals[0] and (spike := self._spikes.observe(over_ranks[0] / totals[0])):
-            self._event("loss_spike", step, spike)
+        fault = self._watch(step, over_ranks[0] / totals[0] if totals[0] else 0.0, norm)
         if step % self.config.log_every == 0 or step in (1, self.config.steps):
             # A term without a target, as a source's may be in one step, has no loss.
             losses = {
@@ -212,7 +229,46 @@ class Trainer:
                 if total or name == names[0]
             }
             self._log_row(step, losses, learning_rate, norm)
-        return stops > 0
+        return _Done(stops > 0, fault)
+
+    def _watch(self, step: int, loss: float, norm: float) -> str:
+        """Tell of a step that was skipped and of a jump; return what the run cannot go on with."""
+        fault = self._non_finite.observe(loss, norm)
+        if not fault:
+            self._updates += 1
+            if spike := self._spikes.observe(loss):
+                self._event("loss_spike", step, spike)
+            return ""
+        seen = self._non_finite
+        counted = f"{seen.in_a_row} in a row, {seen.total} in all"
+        self._event("step_skipped", step, f"{fault}; nothing was updated ({counted})")
+        return f"{fault}, {counted}" if seen.in_a_row > self.config.non_finite.skip else ""
+
+    def _roll_back(self, step: int, fault: str) -> None:
+        """Take all from the last checkpoint and go on after `step`, past the data in between.
+
+        Raises TrainingError where the config says so, where there is no checkpoint, or after too many times.
+        """
+        told = f"step {step}: {fault}"
+        remedy = (
+            "lower optimizer.learning_rate or look at the data, then run the same command again: "
+            "it goes on from the last checkpoint"
+        )
+        if self.config.non_finite.then == "stop":
+            raise TrainingError(f"{told}, and train.non_finite.then is stop; {remedy}")
+        if (done := self._roll_backs) == self.config.roll_backs:
+            raise TrainingError(f"{told}, after {done} roll-backs (train.roll_backs); {remedy}")
+        folder = self.checkpoints.latest()
+        if folder is None:
+            remedy = "set checkpoint.every_steps, lower optimizer.learning_rate or look at the data"
+            raise TrainingError(f"{told}, and there is no checkpoint to go back to; {remedy}")
+        total = self._non_finite.total
+        self._take_up(folder)
+        self._roll_backs = done + 1
+        self._non_finite = NonFiniteSteps({"total": total, "in_a_row": 0})
+        message = f"{fault}: weights of step {self.step}, and the data up to step {step} is passed over"
+        self._tracks.roll_back(self.step, self._row_of_event("rolled_back", step, message))
+        self.step, self._interval = step, _Interval()
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure with the model in evaluation mode, and log the row."""
@@ -281,7 +337,8 @@ class Trainer:
         state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}
         if self.selection is not None:
             state["selection"] = self.selection.state()
-        state["losses"] = self._spikes.state()
+        state |= {"updates": self._updates, "roll_backs": self._roll_backs}
+        state |= {"losses": self._spikes.state(), "non_finite": self._non_finite.state()}
         state["probes"] = {probes.name: probes.state() for probes in self.probes}
         folder = self.checkpoints.save(self.engine, step, state)
         self._tracks.artifact(
@@ -314,4 +371,7 @@ class Trainer:
         self._event(name, self.step, message)
 
     def _event(self, name: str, step: int, message: str) -> None:
-        self._tracks.log({"event": name, "step": step, "message": message, "time": time.time()})
+        self._tracks.log(self._row_of_event(name, step, message))
+
+    def _row_of_event(self, name: str, step: int, message: str) -> Row:
+        return {"event": name, "step": step, "message": message, "time": time.time()}

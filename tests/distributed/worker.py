@@ -4,12 +4,15 @@ Run by torchrun (or alone): worker.py FOLDER CASES_JSON, on CUDA devices where i
 (CUDA_VISIBLE_DEVICES), else on the CPU. Each case trains a tiny encoder for some steps on batches with random
 target counts, the same global batches on any layout. A case may start from a checkpoint of another case,
 `"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`, train some weights alone,
-`"method": CONFIG`, and lower blocks slower, `"layer_decay": FACTOR`. Rank 0 writes
+`"method": CONFIG`, and lower blocks slower, `"layer_decay": FACTOR`. The loss of some samples may be NaN,
+`"spoiled": [SAMPLE, ...]`, which `"non_finite": CONFIG` deals with, and `"save_every": N` saves more often.
+Rank 0 writes
 FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at, what
 it ran on and whether what was frozen has stayed, and FOLDER/ID.pt, the final weights of what trained.
 """
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +32,7 @@ from lumbre.models import TransformerConfig
 from lumbre.optim import AdamWConfig, LinearConfig
 from lumbre.tokenizer import WordPieceConfig
 from lumbre.tracking import Trackers
-from lumbre.trainer import Batch, LossOutput, Term, TrainConfig, Trainer
+from lumbre.trainer import Batch, LossOutput, NonFiniteConfig, Term, TrainConfig, Trainer
 from pretrain.objectives import NextSentenceConfig, Objective, ObjectiveConfig, ReplacedTokenConfig
 from pretrain.objectives.clm import Clm
 
@@ -75,7 +78,12 @@ class Learner(Clm):
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
         if not self.paired:
-            return super().loss(model, batch)
+            output = super().loss(model, batch)
+            if not self.spoiled.isdisjoint(batch["sample"].tolist()):
+                return LossOutput(
+                    {name: Term(term.sum * math.nan, term.count) for name, term in output.terms.items()}
+                )
+            return output
         output = model(
             batch["input_ids"],
             document_ids=batch["document_ids"],
@@ -86,6 +94,7 @@ class Learner(Clm):
         return LossOutput({"loss": Term(output.loss, self.counts(batch)["loss"])})
 
     paired = False
+    spoiled: frozenset[int] = frozenset()
 
 
 def learner_of(name: str) -> Objective:
@@ -200,6 +209,8 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     optimizer = AdamWConfig.model_validate(OPTIMIZER | {"layer_decay": case.get("layer_decay", 1.0)})
     name = str(case.get("model", "encoder"))
     learner = learner_of(name)
+    if "spoiled" in case:
+        learner.spoiled = frozenset(case["spoiled"])
     keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
     model = learner.attach_head(TransformerConfig.model_validate(keys).build())
     # As many models of transformers have: a table that is derived and not saved.
@@ -216,11 +227,17 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         shutil.copytree(folder / other / name, folder / str(case["id"]) / name)
     distributed.barrier()
     trainer = Trainer(
-        config=TrainConfig(steps=STEPS, global_batch_size=GLOBAL_BATCH, micro_batch_size=micro, log_every=1),
+        config=TrainConfig(
+            steps=STEPS,
+            global_batch_size=GLOBAL_BATCH,
+            micro_batch_size=micro,
+            log_every=1,
+            non_finite=NonFiniteConfig.model_validate(case.get("non_finite", {})),
+        ),
         seed=SEED,
         optimizer=optimizer,
         schedule=LinearConfig(warmup=0.0, final_factor=1.0),
-        checkpoint=CheckpointConfig(every_steps=SAVE_EVERY),
+        checkpoint=CheckpointConfig(every_steps=int(str(case.get("save_every", SAVE_EVERY)))),
         engine=engine,
         learner=learner,
         batches=lambda start: Batches(start, micro),
@@ -248,6 +265,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         "start": start,
         "losses": [row["loss"] for row in steps],
         "norms": [row["grad_norm"] for row in steps],
+        "events": [[row["event"], row["step"], row["message"]] for row in rows.rows if "event" in row],
         "kept": all(torch.equal(left[name].cpu(), tensor) for name, tensor in frozen.items()),
         "graphs": counters["stats"]["unique_graphs"] - graphs,
         "engine": type(engine).__name__,

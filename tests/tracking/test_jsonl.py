@@ -1,5 +1,6 @@
 """metrics.jsonl: whole lines, no NaN, cut back on resume without loss."""
 
+import errno
 import json
 import math
 import os
@@ -59,11 +60,59 @@ def test_a_file_cut_anywhere_is_read_up_to_its_last_whole_row(tmp_path_factory, 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_full_disk_is_explained_with_a_remedy():
+def test_a_disk_that_is_full_to_the_end_is_explained_with_a_remedy():
     tracker = JsonlTracker(Path("/dev/full"))
+    tracker.log({"step": 1})
     with pytest.raises(RunFolderError, match=r"/dev/full: .*No space left.*make room.*run the same command"):
-        tracker.log({"step": 1})
-    tracker.finish(2)
+        tracker.finish(0)
+
+
+@given(rooms=st.lists(st.integers(0, 60), max_size=12))
+def test_rows_wait_for_a_full_disk_in_order_and_no_line_is_torn(tmp_path_factory, rooms):
+    """Whatever room there is at each write, the file has whole lines, and in the end all of them."""
+    file = tmp_path_factory.mktemp("full") / "metrics.jsonl"
+    told: list[str] = []
+    tracker = JsonlTracker(file, lambda event: told.append(event["event"]))
+    left, write = 0, os.write
+
+    def with_room(descriptor: int, line: memoryview) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(descriptor, line[:left])
+        left -= written
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", with_room)
+        for step, room in enumerate(rooms):
+            left = room
+            tracker.log({"step": step, "loss": 1.25})
+            assert [row["step"] for row in read(file)] == list(range(len(read(file))))
+            assert file.read_bytes()[-1:] in (b"", b"\n")
+    tracker.log({"step": len(rooms)})
+    tracker.finish(0)
+    assert [row["step"] for row in read(file)] == list(range(len(rooms) + 1))
+    assert told == ["metrics_disk_full", "metrics_resumed"] * (len(told) // 2)
+    assert bool(told) == any(room < 27 for room in rooms)
+
+
+def test_rolling_back_drops_later_rows_and_those_that_wait_too(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(file)
+    for step in (1, 2, 3):
+        tracker.log({"step": step})
+
+    def full(descriptor: int, line: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        tracker.log({"step": 4})
+    tracker.roll_back(2, {"step": 4, "event": "rolled_back"})
+    tracker.log({"step": 5})
+    tracker.finish(0)
+    assert read(file) == [{"step": 1}, {"step": 2}, {"step": 4, "event": "rolled_back"}, {"step": 5}]
 
 
 def test_a_folder_in_the_place_of_the_file_is_explained(tmp_path):

@@ -24,6 +24,7 @@ FINISH_SECONDS = 60.0
 """What is not sent by then stays on disk for `wandb sync`."""
 FLUSH_SECONDS = 1.0
 """The client writes its file this often; a kill loses what it holds, which the resumed run sends."""
+NO_NETWORK = "no network"
 SERVICE = "wandb-core"
 """The helper process that writes and sends what the client is given."""
 
@@ -36,6 +37,8 @@ class Connection:
     mode: str
     reason: str
     """Why it is offline of necessity."""
+    unreachable: str = ""
+    """The same where there is a key, and so sending was meant."""
 
     def where(self, folder: Path) -> str:
         """Tell the user where the run is to be seen."""
@@ -54,7 +57,8 @@ def connect(run: RunInfo, run_id: str, wanted: str, belonging: Mapping[str, Any]
     """
     mode, reason = choose_mode(wanted)
     try:
-        return Connection(_init(run, run_id, mode, belonging), mode, reason)
+        opened = _init(run, run_id, mode, belonging)
+        return Connection(opened, mode, reason, reason if reason.startswith(NO_NETWORK) else "")
     except Exception as error:
         if mode != "online":
             raise
@@ -64,7 +68,7 @@ def connect(run: RunInfo, run_id: str, wanted: str, belonging: Mapping[str, Any]
         if wanted == "online":
             remedy = "set WANDB_API_KEY to a valid key, or use mode: auto, which goes offline by itself"
             raise ConfigError([Problem("tracking", fault, remedy)]) from error
-    return Connection(_init(run, run_id, "offline", belonging), "offline", fault)
+    return Connection(_init(run, run_id, "offline", belonging), "offline", fault, fault)
 
 
 def choose_mode(wanted: str) -> tuple[str, str]:
@@ -76,7 +80,7 @@ def choose_mode(wanted: str) -> tuple[str, str]:
     if not _has_key(url):
         return "offline", f"no key (WANDB_API_KEY or `wandb login`) for {url}"
     if not reachable(url, PROBE_SECONDS):
-        return "offline", f"no network to {url}"
+        return "offline", f"{NO_NETWORK} to {url}"
     return "online", ""
 
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lumbre.tracking.wandb import artifacts, connection, history
 from lumbre.tracking.wandb.alerts import Alerts
 from lumbre.tracking.wandb.best import Best
 
+FOLDER, RESUME = "wandb", "resume.json"
 START_SECONDS = 10.0
 """The run waits so long for a client that may go offline; rows that come before it is there are not lost."""
 CLOSE_SECONDS = 15.0
@@ -48,21 +50,29 @@ class WandbTracker:
     def __init__(
         self, run: RunInfo, *, mode: str, belonging: Mapping[str, Any], artifacts: bool, upload_model: bool
     ) -> None:
-        self._info, self._belonging = run, belonging
+        self._info, self._mode, self._belonging = run, mode, belonging
         self._keeps_artifacts, self._upload_model = artifacts, upload_model
         self._artifacts: deque[Artifact] = deque(maxlen=MOST_ARTIFACTS)
-        self._wake, self._opened, self._ending = threading.Event(), threading.Event(), threading.Event()
-        self._exit_status = 0
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, args=[mode], name="wandb", daemon=True)
-        self._thread.start()
-        self._opened.wait(None if mode == "online" else START_SECONDS)
-        self._raise_error()
+        self.unreachable = ""
+        """Why the run is kept here, where there is a key and no network."""
+        self._is_open = False
+        self._open()
 
     def log(self, row: Row) -> None:
         """Let the thread know that metrics.jsonl has grown."""
+        if not self._is_open:
+            self._open()
         self._raise_error()
         self._wake.set()
+
+    def roll_back(self, step: int, event: Row) -> None:
+        """End W&B's run, for its steps only rise; the next row opens one that is linked to it.
+
+        That one gets all rows of metrics.jsonl, in which what came after `step` is no more.
+        """
+        self.finish(ExitStatus.DONE)
+        link(self._info.folder / FOLDER, step)
+        self._is_open = False
 
     def artifact(self, artifact: Artifact) -> None:
         """Let the thread log what the run reads or has written."""
@@ -84,6 +94,16 @@ class WandbTracker:
             raise TimeoutError("the client did not answer; `wandb sync` sends what it has written")
         self._raise_error()
 
+    def _open(self) -> None:
+        self._wake, self._opened, self._ending = threading.Event(), threading.Event(), threading.Event()
+        self._exit_status = 0
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, args=[self._mode], name="wandb", daemon=True)
+        self._thread.start()
+        self._opened.wait(None if self._mode == "online" else START_SECONDS)
+        self._raise_error()
+        self._is_open = True
+
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
@@ -91,6 +111,7 @@ class WandbTracker:
     def _work(self, mode: str) -> None:
         try:
             session = _Session(self._info, mode, self._belonging, upload_model=self._upload_model)
+            self.unreachable = session.unreachable
             self._opened.set()
             rows = Follower(self._info.folder / METRICS_FILE)
             while True:
@@ -114,12 +135,19 @@ class _Session:
     """This part of the run, as the client has it open; it lives in the tracker's thread."""
 
     def __init__(self, info: RunInfo, mode: str, belonging: Mapping[str, Any], *, upload_model: bool) -> None:
-        folder = info.folder / "wandb"
+        folder = info.folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        state = _State(folder / "resume.json")
+        state = _State(folder / RESUME)
         state.end_earlier_service()
         self._sent = history.of_files(folder, state.run_id) if state.is_old else history.History()
+        if state.origin:
+            info = replace(
+                info,
+                name=f"{info.name} (from step {state.origin['step']})",
+                config={**info.config, "rolled_back_from": state.origin},
+            )
         opened = connection.connect(info, state.run_id, mode, belonging)
+        self.unreachable = opened.unreachable
         state.keep_service()
         self._run, self._upload_model = opened.run, upload_model
         if self._run.resumed:
@@ -185,6 +213,16 @@ class _State:
         self._save()
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """The run whose rows up to a step are this one's too, and that step; empty where there is none."""
+        return dict(self._state.get("origin", {}))
+
+    def link(self, step: int) -> None:
+        """Take a new id for a run that goes on from a step of the present one."""
+        self._state = {"id": secrets.token_hex(6), "origin": {"run": self.run_id, "step": step}}
+        self._save()
+
+    @property
     def run_id(self) -> str:
         """The run's id, the same in all its parts."""
         return str(self._state["id"])
@@ -218,6 +256,11 @@ class _State:
         whole = self._file.with_suffix(".new")
         whole.write_text(json.dumps(self._state), encoding="utf-8")
         whole.replace(self._file)
+
+
+def link(folder: Path, step: int) -> None:
+    """Let the next run of a folder be another one, linked to the present one's rows up to a step."""
+    _State(folder / RESUME).link(step)
 
 
 def sweeps_id() -> str | None:
