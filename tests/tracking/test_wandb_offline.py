@@ -148,7 +148,9 @@ def test_a_server_that_never_answers_does_not_hang_the_run(clean, monkeypatch, t
     )
     assert "W&B: offline (W&B cannot be reached" in told.stdout
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert [row["step"] for row in history(folder)] == [10, 20]
+    told_first, *rows = history(folder)
+    assert (told_first["event"], told_first["step"]) == ("tracker_offline", 0)
+    assert [row["step"] for row in rows] == [10, 20]
     assert KEY not in told.stdout + told.stderr
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
 

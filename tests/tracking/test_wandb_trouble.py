@@ -88,7 +88,10 @@ def test_a_refused_key_is_told_and_auto_goes_on_offline(
     assert "set WANDB_API_KEY to a valid key, or use mode: auto" in said.stdout
     assert "W&B: offline (W&B refuses the key: " in said.stdout
     assert KEY not in said.stdout + said.stderr
-    assert [one["history"]["item"]["loss"] for one in records(tmp_path) if one["type"] == "history"] == [1.0]
+    told_first, row = [one["history"]["item"] for one in records(tmp_path) if one["type"] == "history"]
+    assert told_first["event"] == "tracker_offline"
+    assert "refuses the key" in told_first["message"]
+    assert row["loss"] == 1.0
 
 
 def test_a_client_that_stands_still_does_not_hold_up_the_run(clean, tmp_path):
