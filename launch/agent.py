@@ -33,7 +33,7 @@ def agent(
     """
     return (
         "-m",
-        "torch.distributed.run",
+        "lumbre.elastic",
         *rendezvous,
         f"--nproc-per-node={processes}",
         f"--signals-to-handle={SIGNALS}",

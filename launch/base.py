@@ -45,6 +45,8 @@ class Run:
     name: str
     folder: Path
     """The run folder, absolute. `prepare` writes none."""
+    global_batch_size: int | None = None
+    """Samples of an optimizer step, where the config states them."""
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,11 @@ def check_all(
     return tuple(tasks)
 
 
-def check(job: Job, world_size: int, expected: Sequence[str] = ()) -> dict[str, Any]:
+def check(job: Job, world_size: int, expected: Sequence[str] = (), *, quiet: bool = False) -> dict[str, Any]:
     """Return the job's resolved config, as the program itself reads it for `world_size` processes.
 
-    `expected` are run folders that earlier jobs of the chain will have filled. Raises CheckError.
+    `expected` are run folders that earlier jobs of the chain will have filled. Raises CheckError; with
+    `quiet` it has what the program says, which goes to stderr else.
     """
     world = {
         "RANK": "0",
@@ -57,11 +58,12 @@ def check(job: Job, world_size: int, expected: Sequence[str] = ()) -> dict[str, 
         [sys.executable, *job.command, "--dry-run"],
         env={**environment_of_one(), **world},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if quiet else None,
         text=True,
         check=False,
     )
     if asked.returncode != 0:
-        raise CheckError(f"lumbre {job.program}: refused with status {asked.returncode}")
+        raise CheckError(asked.stderr or f"lumbre {job.program}: refused with status {asked.returncode}")
     resolved = yaml.safe_load(asked.stdout)
     return resolved if isinstance(resolved, dict) else {}
 
@@ -69,7 +71,8 @@ def check(job: Job, world_size: int, expected: Sequence[str] = ()) -> dict[str, 
 def _checked(job: Job, world_size: Callable[[Job], int], expected: Sequence[str]) -> Run:
     resolved = check(job, world_size(job), expected)
     name = str(resolved["name"])
-    return Run(job, name, Path(str(resolved["runs_folder"])).absolute() / name)
+    batch = (resolved.get("train") or {}).get("global_batch_size")
+    return Run(job, name, Path(str(resolved["runs_folder"])).absolute() / name, batch)
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> Iterator[tuple[tuple[str, Any], ...]]:

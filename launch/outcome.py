@@ -89,9 +89,18 @@ def last_step(folder: Path) -> int | None:
     return None
 
 
+def last_checkpoint(folder: Path) -> int | None:
+    """Return the step of a run's newest checkpoint; None where it has none."""
+    steps = [
+        file.parent.name.removeprefix("step-") for file in folder.glob("checkpoints/step-*/manifest.json")
+    ]
+    return max((int(step) for step in steps if step.isdecimal()), default=None)
+
+
 def say(text: str) -> None:
-    """Tell the user on stderr."""
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+    """Tell the user on stderr, where there is something to tell."""
+    if text:
+        print(f"launch: {text}", file=sys.stderr, flush=True)
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from .attempt import attempt
 from .base import Job, Launch, LauncherConfig, Run, Task
 from .check import check, check_all
 from .outcome import EXIT_FILE, say
+from .signals import relayed_signals
 
 AGENTS = re.compile(r"agents=(.*)")
 REGISTERED = re.compile(r"wandb agent (\S+)\s*$", re.MULTILINE)
@@ -153,7 +154,8 @@ def agent_here(argv: Sequence[str]) -> int:
     path, folder = argv
     command = (sys.executable, "-m", "wandb", "agent", "--forward-signals", path)
     file = Path(folder) / EXIT_FILE
-    status = attempt(Command(command, {PYTHON: sys.executable}), file.parent, tell=False)
+    with relayed_signals() as relay:
+        status = attempt(Command(command, {PYTHON: sys.executable}), file.parent, relay).status
     reason = "done" if status == ExitStatus.DONE else f"wandb agent ended with {status}; its log says why"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(

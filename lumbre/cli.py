@@ -16,6 +16,7 @@ import lumbre
 from lumbre import config as configs
 from lumbre.distributed import leave, world
 from lumbre.errors import ConfigError, ExitStatus, LumbreError, Problem
+from lumbre.peers import is_lost_peer, told
 from lumbre.signals import interrupt_on_signals
 from lumbre.world import as_one_process
 
@@ -231,6 +232,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         Console(stderr=True).print("stopped; run the same command again to go on")
         code = int(ExitStatus.STOPPED)
+    except RuntimeError as error:
+        # A rank whose neighbour was killed has nothing of its own to tell.
+        if world().size == 1 or not is_lost_peer(error):
+            raise
+        print(f"rank {world().rank} ends: {told(error)}", file=sys.stderr)
+        code = int(ExitStatus.BUG)
     except TyperException as error:
         print(f"error: {error.format_message()} Try 'lumbre --help'.", file=sys.stderr)
         code = int(ExitStatus.USER_ERROR)

@@ -1,5 +1,6 @@
 """The folder of one run: who holds it, what was asked for, and how it ended."""
 
+import errno
 import fcntl
 import json
 import os
@@ -13,9 +14,12 @@ from lumbre import distributed
 from lumbre.config import Config, dump
 from lumbre.errors import ExitStatus, LumbreError, RunFolderError
 from lumbre.files import explained, write_json, write_text
+from lumbre.peers import told
+from lumbre.world import restart
 
 EXIT_FILE = "exit.json"
 CONFIG_FILE = "config.yaml"
+LOOK_SECONDS = 0.2
 
 
 @contextmanager
@@ -23,7 +27,8 @@ def claim(folder: Path) -> Iterator[Path]:
     """Hold the run folder for this job, and record in exit.json how the job ends.
 
     Every rank calls; the main rank holds the lock. Raises RunFolderError on every rank where another
-    job holds the folder or it cannot be written; the other job is unharmed.
+    job holds the folder or it cannot be written; the other job is unharmed. A run that its launcher has
+    started again waits for what is left of the attempt before it.
     """
     lock: IO[str] | None = None
     fault = ""
@@ -45,7 +50,7 @@ def claim(folder: Path) -> Iterator[Path]:
         raise
     except Exception as error:
         status = error.exit_status if isinstance(error, LumbreError) else ExitStatus.BUG
-        record_exit(folder, status, f"{type(error).__name__}: {error}")
+        record_exit(folder, status, told(error))
         raise
     finally:
         if lock is not None:
@@ -82,17 +87,36 @@ def record_exit(folder: Path, status: ExitStatus, reason: str, step: int | None 
 
 def _lock(folder: Path) -> IO[str]:
     stream = (folder / ".lock").open("a+")
-    try:
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.seek(0)
-        holder = stream.read().strip()
-        stream.close()
-        raise RunFolderError(
-            f"{folder}: another job holds this run folder ({holder}); "
-            "wait for it, stop it, or set another name"
-        ) from error
+    again = restart()
+    until = time.monotonic() + (again.patience_seconds if again else 0)
+    while not _locked(stream, folder):
+        if time.monotonic() >= until:
+            stream.seek(0)
+            holder = stream.read().strip()
+            stream.close()
+            raise RunFolderError(
+                f"{folder}: another job holds this run folder ({holder}); "
+                "wait for it, stop it, or set another name"
+            )
+        time.sleep(LOOK_SECONDS)
     stream.truncate(0)
     stream.write(f"process {os.getpid()} on {os.uname().nodename}\n")
     stream.flush()
     return stream
+
+
+def _locked(stream: IO[str], folder: Path) -> bool:
+    """Try to take the lock; return whether no other process had it."""
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        stream.close()
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise RunFolderError(
+            f"{folder}: its file system takes no locks ({error.strerror}), which keep two jobs apart; "
+            "mount it with them, or set runs_folder to another one"
+        ) from error
+    return True

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+ENDINGS = "LUMBRE_ENDINGS"
+"""The file in which an agent tells a launcher how its ranks ended; see `lumbre.elastic`."""
+
+RESTART = "LUMBRE_RESTART"
+"""What a launcher tells a run that it has started again; see `Restart`."""
 RANK_VARIABLES = {
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
-    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", ENDINGS, RESTART),
 }
-"""What torchrun and its like tell a process, beside TORCHELASTIC_...."""
+"""What torchrun and its like tell a process, beside TORCHELASTIC_..., and our launchers."""
 
 EXPECTED_RUNS = "LUMBRE_EXPECTED_RUNS"
 """Run folders, as a JSON list, that earlier jobs of a chain will have filled when this one starts."""
@@ -26,6 +31,26 @@ class Place:
 
     index: int
     count: int
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Why a run was started again by its launcher."""
+
+    cause: str
+    """Which restart this is of how many, and how the attempt before it ended."""
+    patience_seconds: float
+    """How long what is left of that attempt, on a host that was cut off, may hold the run folder."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variable that tells the ranks."""
+        return {RESTART: json.dumps([self.cause, self.patience_seconds])}
+
+
+def restart() -> Restart | None:
+    """Return why this run was started again; None where a person started it."""
+    told = os.environ.get(RESTART)
+    return Restart(*json.loads(told)) if told else None
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from lumbre.errors import ExitStatus, LaunchError, Problem
 
 from .. import records
-from ..attempt import status_of
+from ..attempt import end_of
 from ..base import Job, JobState, Launch, Record, Remember, Run
 from ..outcome import EXIT_FILE, ExitRecord, last_step, read, say
-from ..signals import pass_signals
+from ..signals import relayed_signals
 from .container import SCRIPT, line, name_of, processes, refuse_unseen, script
 from .engine import Engine
 
@@ -90,9 +90,11 @@ class DockerLauncher:
         self._engine.start(self._line(launch, run), name)
         say(f"{run.name} is container {name}")
         send = partial(self._engine.signal, name)
-        with pass_signals(send, send) as received:
+        with relayed_signals() as relay, relay.to(send, send) as received:
             code = self._engine.wait(name)
-        return status_of(record, code, received, tell=True)
+        end = end_of(record, code, received)
+        end.say()
+        return end.status
 
     def _state(self, run: Run, since: float) -> JobState:
         state = self._engine.state(name_of(run))

@@ -10,13 +10,14 @@ from pydantic import Field, PositiveInt
 from lumbre.errors import ConfigError, Problem
 
 from ..base import RemoteConfig
+from ..restarts import RestartConfig
 from .hosts import Host, parse
 
 if TYPE_CHECKING:
     from .launcher import SshLauncher
 
 
-class SshConfig(RemoteConfig):
+class SshConfig(RestartConfig, RemoteConfig):
     """Start one agent on each host over ssh, stay with them, and end all when one is lost.
 
     The folder that `lumbre launch` is called in, and the run folders, must be the same on all hosts.
@@ -78,6 +79,7 @@ class SshConfig(RemoteConfig):
             return
         hosts, problems = self.read_hosts()
         yield from problems
+        yield from self.fewest(sum(host.slots for host in hosts))
         is_here = bool(hosts) and (hosts[0].machine == "localhost" or hosts[0].machine.startswith("127."))
         if is_here and len(hosts) > 1 and self.master_address is None:
             fault = f"the other hosts cannot reach the first under the name {hosts[0].machine}"

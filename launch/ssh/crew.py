@@ -103,9 +103,12 @@ class Station:
 class Crew:
     """The hosts of one run, from its first line to its last process."""
 
-    def __init__(self, stations: Sequence[Station], answer_timeout_seconds: int) -> None:
+    def __init__(
+        self, stations: Sequence[Station], answer_timeout_seconds: int, signals: list[signal.Signals]
+    ) -> None:
         self._working = list(stations)
         self._answer_timeout_seconds = answer_timeout_seconds
+        self._signals = signals
         self._ending = Ending()
         self._stop_at: float | None = None
         self._kill_at: float | None = None
@@ -113,11 +116,11 @@ class Crew:
     def work(self) -> Ending:
         """Wait until no host works any more, and return how it came to that.
 
-        The first signal asks the job to save and end. Of more, the second Ctrl-C asks each process to end
-        at once, the third kills all of them.
+        The first signal noted asks the job to save and end. Of more, the second Ctrl-C asks each process to
+        end at once, the third kills all of them.
         """
         beat = 0.0
-        with selectors.DefaultSelector() as selector, noted_signals() as signals:
+        with selectors.DefaultSelector() as selector:
             for station in self._working:
                 for stream in station.streams:
                     selector.register(stream, selectors.EVENT_READ, station)
@@ -127,8 +130,8 @@ class Crew:
                     if not key.data.take(source):
                         selector.unregister(source)
                         source.close()
-                while signals:
-                    self._receive(signals.pop(0))
+                while self._signals:
+                    self._receive(self._signals.pop(0))
                 for station in [one for one in self._working if not one.streams]:
                     self._working.remove(station)
                     self._note(station, station.close())

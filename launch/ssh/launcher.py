@@ -1,27 +1,34 @@
 """Jobs on plain hosts: this process stays with them, and ends all when one is lost."""
 
 import os
-import secrets
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lumbre.errors import ExitStatus, LaunchError, Problem
+from lumbre.world import ENDINGS
 
+from ..attempt import End, end_of
 from ..base import Job, JobState, Launch, Record, Remember, Run
-from ..outcome import ExitRecord, Outcome, last_step, say
+from ..fewer import most_that_fit, refuse_open_batch
+from ..outcome import ExitRecord, last_step, say
+from ..rank_ends import first_end, read_rank_ends
 from ..records import LAUNCHES, write_files
+from ..restarts import Restarts
 from . import foreground
 from .config import SshConfig
 from .connection import address_of, ask_all, ssh_line
-from .crew import Crew, Ending, Station
+from .crew import Crew, Ending, Station, noted_signals
 from .hosts import Host
+from .look import Look, look, markers
 from .remote import LAUNCH_VARIABLE, version
 from .script import script
 
+LOOK_SECONDS = 1.0
 TAIL_LINES = 20
 
 
@@ -82,20 +89,22 @@ class SshLauncher:
         SIGINT, SIGTERM, SIGHUP and SIGUSR1 are passed on, so that a job saves and ends with 75; 76 where a
         host was lost. Raises LaunchError where a host does not see the folders of the runs.
         """
-        write_files(launch.folder, self.render(launch))
         runs = runs_of(launch)
+        if self._config.min_ranks is not None:
+            for run in runs:
+                refuse_open_batch(run)
+        write_files(launch.folder, self.render(launch))
         states = [JobState(run.name, "PENDING") for run in runs]
         status = int(ExitStatus.DONE)
         for number, run in enumerate(runs, 1):
-            meeting = self._look(launch, run)
 
             def note(state: str, detail: str, at: int = number - 1) -> None:
                 states[at] = JobState(states[at].name, state, detail)
                 remember({**foreground.identity(), "runs": [asdict(one) for one in states]})
 
-            note("RUNNING", "on " + ", ".join(host.name for host in self._at_work(run)))
-            status, told = self._run(launch, number, run, meeting)
-            note(foreground.STATES.get(status, "FAILED"), told)
+            end = self._attempts(launch, number, run, note)
+            note(foreground.STATES.get(end.status, "FAILED"), end.told or "done")
+            status = end.status
             if status != ExitStatus.DONE:
                 break
         return status
@@ -120,50 +129,95 @@ class SshLauncher:
     def _at_work(self, run: Run) -> Sequence[Host]:
         return self._hosts if run.job.is_training else self._hosts[:1]
 
-    def _look(self, launch: Launch, run: Run) -> dict[str, str]:
-        """See that all hosts see the folders of the run; return where its processes meet."""
-        folders = [launch.folder, run.folder.parent]
-        with markers(folders) as files:
-            order = {"files": files, "launch": str(launch.folder)}
-            replies = ask_all(self._config, self._at_work(run), self._python, order)
-        faults = []
-        for reply in replies:
-            if reply.fault:
-                faults.append(f"{reply.fault}; {reply.remedy}")
-                continue
-            for folder in (
-                folder for folder, file in zip(folders, files, strict=True) if file in reply.found["unseen"]
-            ):
-                remedy = "set runs_folder to one that all hosts share under the same path"
-                faults.append(f"{reply.host.name} does not see {folder} as it is here; {remedy}")
-            if pids := reply.found["running"]:
-                limit = f"it has {self._config.stop_timeout_seconds} s to save; try again when it has ended"
-                faults.append(
-                    f"{reply.host.name}: a job of this launch still runs there (process {pids[0]}); {limit}"
-                )
-        if faults:
-            raise LaunchError("\n".join(faults))
-        first = self._hosts[0]
-        return {
-            "MASTER_ADDR": self._config.master_address or address_of(self._config, first),
-            "MASTER_PORT": str(self._config.master_port or replies[0].found["port"]),
-        }
+    def _attempts(self, launch: Launch, number: int, run: Run, note: Callable[[str, str], None]) -> End:
+        """Make attempts at the run until one ends as meant, or no restart is left; return how it ended."""
+        patience = self._config.stop_timeout_seconds + self._config.answer_timeout_seconds
+        restarts = Restarts(self._config, run, patience)
+        with noted_signals() as signals:
+            seen = look(self._config, self._python, launch, run, self._at_work(run))
+            if seen.faults:
+                raise LaunchError("\n".join(seen.faults))
+            while True:
+                note("RUNNING", "on " + ", ".join(host.name for host in seen.able))
+                end = self._run(launch, number, run, seen, signals, restarts.environment)
+                if not restarts.are_left(end):
+                    return end
+                try:
+                    seen = self._those_left(launch, run, restarts, signals, patience)
+                except LaunchError as error:
+                    say(f"{end.told}; {error}")
+                    return end
+                if signals:
+                    return End(
+                        ExitStatus.STOPPED, f"stopped by {signals[0].name} before it was started again"
+                    )
+                restarts.tell(f" on {', '.join(host.name for host in seen.able)}")
 
-    def _run(self, launch: Launch, number: int, run: Run, meeting: dict[str, str]) -> tuple[int, str]:
-        """Run one job to its end; return its status, and how it ended in words."""
+    def _those_left(
+        self,
+        launch: Launch,
+        run: Run,
+        restarts: Restarts,
+        signals: Sequence[signal.Signals],
+        patience_seconds: float,
+    ) -> Look:
+        """Return the hosts of the next attempt: all, or as many processes of those that answer as fit.
+
+        Raises LaunchError where these are too few.
+        """
+        until = time.monotonic() + patience_seconds
+        hosts = self._at_work(run)
+        seen = look(self._config, self._python, launch, run, hosts)
+        while seen.is_busy and not signals and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+            seen = look(self._config, self._python, launch, run, hosts)
+        fewest, at = self._config.min_ranks, restarts.culprit
+        others = [host for host in seen.able if host.name != at]
+        if fewest is not None and len(others) < len(seen.able) and total(others) >= fewest:
+            say(f"host {at} has ended two attempts in a row and is left out of the next")
+            restarts.forgive()
+            seen.able = others
+        if total(seen.able) < total(hosts) and not signals:
+            for fault in seen.faults:
+                say(fault)
+            seen.able = first_of(seen.able, most_that_fit(run, total(seen.able), fewest))
+        return seen
+
+    def _run(
+        self,
+        launch: Launch,
+        number: int,
+        run: Run,
+        seen: Look,
+        signals: list[signal.Signals],
+        environment: Mapping[str, str],
+    ) -> End:
+        """Make one attempt on the hosts seen; return how it ended."""
         record = ExitRecord.of(run.folder)
         secret = {name: os.environ[name] for name in self._config.pass_env if name in os.environ}
         title = f"==> {run.name}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
+        first, several = seen.able[0], self.world_size(run.job) > 1
+        meeting = {
+            "NODES": str(len(seen.able)),
+            "MASTER_ADDR": self._config.master_address or address_of(self._config, first),
+            "MASTER_PORT": str(self._config.master_port or seen.port),
+        }
         stations = []
-        for rank, host in enumerate(self._at_work(run)):
-            several = self.world_size(run.job) > 1
+        for rank, host in enumerate(seen.able):
+            ends_of(launch.folder, host).unlink(missing_ok=True)
             places = {**meeting, "NODE_RANK": str(rank), "PROCESSES": str(host.slots)} if several else {}
             log = log_of(launch.folder, host)
             with log.open("a", encoding="utf-8") as file:
                 file.write(title)
             order = {
                 "script": str(launch.folder / script_name(number, run)),
-                "environment": {**secret, **places, LAUNCH_VARIABLE: str(launch.folder)},
+                "environment": {
+                    **secret,
+                    **places,
+                    **environment,
+                    LAUNCH_VARIABLE: str(launch.folder),
+                    ENDINGS: str(ends_of(launch.folder, host)),
+                },
                 "processes": host.slots if several else 1,
                 "log": str(log),
                 "answer_timeout": self._config.answer_timeout_seconds,
@@ -171,39 +225,34 @@ class SshLauncher:
             }
             line = ssh_line(self._config, host, self._python, "run")
             stations.append(Station(host, line, order, log, echo=rank == 0))
-        ending = Crew(stations, self._config.answer_timeout_seconds).work()
-        return self._verdict(launch, run, ending, record.outcome())
+        ending = Crew(stations, self._config.answer_timeout_seconds, signals).work()
+        return self._verdict(launch, run, seen.able, ending, record)
 
-    def _verdict(self, launch: Launch, run: Run, ending: Ending, outcome: Outcome | None) -> tuple[int, str]:
+    def _verdict(
+        self, launch: Launch, run: Run, hosts: Sequence[Host], ending: Ending, record: ExitRecord
+    ) -> End:
+        is_asked = bool(ending.received)
         if ending.lost:
             step = last_step(run.folder)
             at = "before its first step" if step is None else f"at step {step}"
             told = "; ".join(f"host {host.name} was lost {at} ({why})" for host, why in ending.lost)
-            say(f"{told}. The job was ended on all hosts; run the same command again to go on")
-            return ExitStatus.WATCHDOG, told
-        if outcome:
-            if outcome.status != ExitStatus.DONE:
-                self._show_log(launch, ending)
-                say(outcome.told)
-            return outcome.status, outcome.told
-        if not ending.failed:
-            return ExitStatus.DONE, "done"
-        if ending.received:
-            told = f"stopped by {ending.received[0].name} before there was anything to save"
-            say(f"{told}; run the same command again")
-            return ExitStatus.STOPPED, told
-        host, status = ending.failed[0]
-        self._show_log(launch, ending)
-        told = (
-            f"ended with status {status}, first on host {host.name}; all of it: {log_of(launch.folder, host)}"
-        )
-        say(told)
-        return status, told
+            remedy = "the job was ended on all hosts, run the same command again to go on"
+            return End(ExitStatus.WATCHDOG, told, remedy, ending.lost[0][0].name, is_asked)
+        ends = [end for host in hosts for end in read_rank_ends(ends_of(launch.folder, host), host.name)]
+        code = ending.failed[0][1] if ending.failed else 0
+        end = end_of(record, code, ending.received, ends)
+        if end.status == ExitStatus.DONE:
+            return end
+        host = ending.failed[0][0] if ending.failed else hosts[0]
+        if not ending.received and host != hosts[0]:
+            self._show_log(launch, host)
+        by = first_end(ends)
+        log = log_of(launch.folder, host)
+        told = end.told or f"ended with status {end.status}, first on host {host.name}; all of it: {log}"
+        return replace(end, told=told, culprit=by.host if by else host.name)
 
-    def _show_log(self, launch: Launch, ending: Ending) -> None:
+    def _show_log(self, launch: Launch, host: Host) -> None:
         """Show the end of the log of the host that failed first; the first host's has been on the screen."""
-        if ending.received or not ending.failed or (host := ending.failed[0][0]) == self._hosts[0]:
-            return
         lines = log_of(launch.folder, host).read_text(encoding="utf-8", errors="replace").splitlines()
         say(f"the last lines of {host.name}:")
         print("\n".join(lines[-TAIL_LINES:]), file=sys.stderr, flush=True)
@@ -224,21 +273,20 @@ def log_of(folder: Path, host: Host) -> Path:
     return folder / f"{host.name}.log"
 
 
-@contextmanager
-def markers(folders: Sequence[Path]) -> Iterator[list[str]]:
-    """Put a new file in each folder while the context lasts, for the hosts to look for.
+def ends_of(folder: Path, host: Host) -> Path:
+    """Return the file in which a host's agent tells how its ranks ended."""
+    return folder / f".{host.name}.ends.json"
 
-    Raises LaunchError where a folder takes none.
-    """
-    with ExitStack() as stack:
-        files = []
-        for folder in folders:
-            file = folder / f".seen-{secrets.token_hex(8)}"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                file.touch()
-            except OSError as error:
-                raise LaunchError(f"{folder}: cannot be written: {error.strerror}") from error
-            stack.callback(file.unlink, missing_ok=True)
-            files.append(str(file))
-        yield files
+
+def total(hosts: Sequence[Host]) -> int:
+    """Return how many processes the hosts take together."""
+    return sum(host.slots for host in hosts)
+
+
+def first_of(hosts: Sequence[Host], processes: int) -> list[Host]:
+    """Return the first of the hosts, with so many processes in all."""
+    chosen: list[Host] = []
+    for host in hosts:
+        if slots := min(host.slots, processes - total(chosen)):
+            chosen.append(Host(host.name, slots))
+    return chosen

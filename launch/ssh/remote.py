@@ -23,7 +23,8 @@ from typing import IO, Any
 from lumbre.world import die_with_parent
 
 from ..agent import cores
-from ..signals import family_of
+from ..leftovers import marked
+from ..signals import family_of, send
 
 PR_SET_CHILD_SUBREAPER = 36
 LAUNCH_VARIABLE = "LUMBRE_LAUNCH"
@@ -38,7 +39,7 @@ def probe(order: dict[str, Any]) -> dict[str, Any]:
         "lumbre": version("lumbre"),
         "torch": version("torch"),
         "unseen": [file for file in order["files"] if not Path(file).exists()],
-        "running": running(order["launch"]),
+        "running": marked(LAUNCH_VARIABLE, order["launch"]),
         "port": free_port(),
     }
 
@@ -49,19 +50,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def running(folder: str) -> list[int]:
-    """Return the processes on this host that belong to a launch."""
-    mark = f"{LAUNCH_VARIABLE}={folder}".encode()
-    found = []
-    for file in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in file.read_bytes().split(b"\0"):
-                found.append(int(file.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def free_port() -> int:
@@ -194,14 +182,6 @@ def reap(pid: int) -> None:
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        return
-
-
-def send(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
         return
 
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from ..agent import agent
 from ..base import Run
 
-RENDEZVOUS = ("--node-rank=$NODE_RANK", "--master-addr=$MASTER_ADDR", "--master-port=$MASTER_PORT")
+RENDEZVOUS = (
+    *("--nnodes=$NODES", "--node-rank=$NODE_RANK"),
+    *("--master-addr=$MASTER_ADDR", "--master-port=$MASTER_PORT"),
+)
 
 
 def script(
@@ -24,11 +27,11 @@ def script(
         head = "# Run on the first host."
     else:
         job = len(run.job.command)
-        line = agent(run.job, "$PROCESSES", stop_timeout_seconds, [f"--nnodes={hosts}", *RENDEZVOUS])
+        line = agent(run.job, "$PROCESSES", stop_timeout_seconds, RENDEZVOUS)
         words = [python, *map(_expanding, line[:-job]), *map(shlex.quote, run.job.command)]
         head = (
-            f"# Run on each of {hosts} hosts; NODE_RANK, PROCESSES, MASTER_ADDR, MASTER_PORT and secrets\n"
-            "# come over ssh."
+            f"# Run on each of {hosts} hosts; NODES, NODE_RANK, PROCESSES, MASTER_ADDR, MASTER_PORT and\n"
+            "# secrets come over ssh."
         )
     words[0] = shlex.quote(python)
     sets = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]

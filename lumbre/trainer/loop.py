@@ -20,6 +20,7 @@ from lumbre.engine import Engine
 from lumbre.errors import CheckpointError, ExitStatus, LumbreError, TrainingError
 from lumbre.hardware import Peak, peak_memory_bytes
 from lumbre.optim import OptimizerConfig, ScheduleConfig
+from lumbre.peers import told
 from lumbre.signals import StopRequest, stop_request
 from lumbre.tracking import Artifact, Row, Trackers
 from lumbre.trainer.config import TrainConfig
@@ -28,6 +29,7 @@ from lumbre.trainer.non_finite import NonFiniteSteps, marked
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection
 from lumbre.trainer.spikes import LossSpikes
 from lumbre.trainer.stalls import StallWatch
+from lumbre.world import restart
 
 
 @dataclass
@@ -135,6 +137,8 @@ class Trainer:
         self._tracks = self.trackers(start)
         for fault in self.checkpoints.damaged:
             self._event("checkpoint_skipped", start, fault)
+        if again := restart():
+            self._event("restarted", start, again.cause)
         if start:
             self._event("resumed", start, f"from step {start}")
         self._interval = _Interval()
@@ -147,7 +151,7 @@ class Trainer:
                 conclude(self._tracks)
         except Exception as error:
             status = error.exit_status if isinstance(error, LumbreError) else ExitStatus.BUG
-            self._tell("failed", f"{type(error).__name__}: {error}")
+            self._tell("failed", told(error))
             raise
         except KeyboardInterrupt:
             status = ExitStatus.STOPPED

@@ -42,5 +42,5 @@ def test_a_dry_run_prints_the_command(project: "Project") -> None:
         "launch", "local", "processes=2", "--dry-run", "--", "pretrain", "run.yaml", "name=$(x)"
     )
     assert done.returncode == 0
-    assert "torch.distributed.run" in done.stdout
+    assert "lumbre.elastic" in done.stdout
     assert "'name=$(x)'" in done.stdout

@@ -117,7 +117,7 @@ def test_one_process_is_plain_python():
 def test_several_processes_are_torchruns():
     launcher = LocalLauncher(LocalConfig(processes=4, env={"NCCL_DEBUG": "INFO"}), cores=6)
     assert str(launcher.command(JOB)) == (
-        f"OMP_NUM_THREADS=1 NCCL_DEBUG=INFO {sys.executable} -m torch.distributed.run --standalone "
+        f"OMP_NUM_THREADS=1 NCCL_DEBUG=INFO {sys.executable} -m lumbre.elastic --standalone "
         "--nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
         "--shutdown-timeout=3600 -m lumbre.cli pretrain 'configs/pretrain/a b.yaml' train.steps=3"
     )
@@ -133,7 +133,7 @@ def test_dry_run_prints_the_command_and_starts_nothing(start):
     child = start(processes=2, launch=("--dry-run",))
     printed, _ = child.communicate()
     assert child.returncode == 0
-    assert "torch.distributed.run --standalone --nproc-per-node=2" in printed
+    assert "lumbre.elastic --standalone --nproc-per-node=2" in printed
     assert [file.name for file in start.folder.iterdir()] == ["checked"]
 
 

@@ -153,7 +153,13 @@ def test_a_script_run_by_a_shell_hands_every_word_over_as_it_is(tmp_path):
     launch = replace(chain(a_run("pretrain", "-c.yaml", NASTY)), directory=folder)
     for hosts in ([Host("a")], HOSTS):
         (tmp_path / "script").write_text(SshLauncher(config, hosts).render(launch)["1-pretrain.sh"])
-        places = {"NODE_RANK": "1", "PROCESSES": "2", "MASTER_ADDR": "$(touch pwned)", "MASTER_PORT": "29500"}
+        places = {
+            "NODES": "2",
+            "NODE_RANK": "1",
+            "PROCESSES": "2",
+            "MASTER_ADDR": "$(touch pwned)",
+            "MASTER_PORT": "29500",
+        }
         told = subprocess.run(
             ["sh", tmp_path / "script"], env={**os.environ, **places}, capture_output=True, check=True
         )

@@ -26,7 +26,7 @@ docker run --detach --init \
   '--env=NOTE=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
 rm -rf x' \
   --env=HF_TOKEN \
-  --entrypoint=python lumbre:cpu -m torch.distributed.run --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli pretrain bert.yaml train.steps=9
+  --entrypoint=python lumbre:cpu -m lumbre.elastic --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli pretrain bert.yaml train.steps=9
 test "$(docker wait lumbre-bert-0343d88a)" -eq 0
 
 docker run --detach --init \
@@ -40,6 +40,6 @@ docker run --detach --init \
   '--env=NOTE=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
 rm -rf x' \
   --env=HF_TOKEN \
-  --entrypoint=python lumbre:cpu -m torch.distributed.run --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli finetune tune.yaml 'note=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
+  --entrypoint=python lumbre:cpu -m lumbre.elastic --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli finetune tune.yaml 'note=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
 rm -rf x'
 test "$(docker wait lumbre-tuned-2-06e1a2d9)" -eq 0

@@ -33,7 +33,7 @@ docker run --detach --init \
   --env=WANDB_BASE_URL \
   --env=HF_TOKEN \
   --ulimit=memlock=-1 \
-  --entrypoint=python lumbre:cuda -m torch.distributed.run --standalone --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli pretrain bert.yaml train.steps=9
+  --entrypoint=python lumbre:cuda -m lumbre.elastic --standalone --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli pretrain bert.yaml train.steps=9
 test "$(docker wait lumbre-bert-0343d88a)" -eq 0
 
 docker run --detach --init \
@@ -51,6 +51,6 @@ docker run --detach --init \
   --env=WANDB_BASE_URL \
   --env=HF_TOKEN \
   --ulimit=memlock=-1 \
-  --entrypoint=python lumbre:cuda -m torch.distributed.run --standalone --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli finetune tune.yaml 'note=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
+  --entrypoint=python lumbre:cuda -m lumbre.elastic --standalone --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli finetune tune.yaml 'note=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
 rm -rf x'
 test "$(docker wait lumbre-tuned-2-06e1a2d9)" -eq 0

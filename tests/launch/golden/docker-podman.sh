@@ -24,7 +24,7 @@ podman run --detach --init \
   --shm-size=8g \
   --stop-timeout=3600 \
   --env=OMP_NUM_THREADS=3 \
-  --entrypoint=python lumbre:cpu -m torch.distributed.run --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli pretrain bert.yaml train.steps=9
+  --entrypoint=python lumbre:cpu -m lumbre.elastic --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli pretrain bert.yaml train.steps=9
 test "$(podman wait lumbre-bert-0343d88a)" -eq 0
 
 podman run --detach --init \
@@ -38,6 +38,6 @@ podman run --detach --init \
   --shm-size=8g \
   --stop-timeout=3600 \
   --env=OMP_NUM_THREADS=3 \
-  --entrypoint=python lumbre:cpu -m torch.distributed.run --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli finetune tune.yaml 'note=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
+  --entrypoint=python lumbre:cpu -m lumbre.elastic --standalone --nproc-per-node=2 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli finetune tune.yaml 'note=it'"'"'s "$(touch pwned)" `touch pwned` $HOME & %j, -x
 rm -rf x'
 test "$(podman wait lumbre-tuned-2-06e1a2d9)" -eq 0

@@ -51,7 +51,7 @@ if [[ $stopping ]]; then
   status=75
 elif ((status == 0)); then
   since=$(date +%s)
-  srun "${each[@]}" /opt/lumbre/bin/python -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli "${job[@]}" &
+  srun "${each[@]}" /opt/lumbre/bin/python -m lumbre.elastic "${rendezvous[@]}" --nproc-per-node=4 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli "${job[@]}" &
   step=$!
   while kill -0 "$step" 2>/dev/null; do wait "$step"; done # a signal ends the wait, not the step
   wait "$step"

@@ -49,7 +49,7 @@ if [[ $stopping ]]; then
   status=75
 elif ((status == 0)); then
   since=$(date +%s)
-  srun "${each[@]}" --container-image=lab/lumbre:1 --container-mounts=/data:/data,/scratch:/scratch --container-workdir=/data python3 -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node=1 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli "${job[@]}" &
+  srun "${each[@]}" --container-image=lab/lumbre:1 --container-mounts=/data:/data,/scratch:/scratch --container-workdir=/data python3 -m lumbre.elastic "${rendezvous[@]}" --nproc-per-node=1 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=3600 -m lumbre.cli "${job[@]}" &
   step=$!
   while kill -0 "$step" 2>/dev/null; do wait "$step"; done # a signal ends the wait, not the step
   wait "$step"
