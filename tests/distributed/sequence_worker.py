@@ -2,6 +2,7 @@
 
 Run by torchrun: sequence_worker.py FOLDER CASES_JSON. A case is what a model has beside SHAPE, `"model"`, and
 how many ranks share a row, `"ranks"`; the groups of a world take the same rows, and are compared one by one.
+With an `"objective"`, rows are its own, cut as in a run, and `counts` is how far targets and tokens differ.
 Rank 0 writes FOLDER/results-WORLD.json: for each case, as the largest of any rank, the relative differences
 of `loss` and `gradient`, as one vector, in float64, and by how much hidden states move when each row's first
 document is edited: `edited` its own, `others` all else.
@@ -12,14 +13,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lumbre import distributed
+from lumbre.distributed import Place
 from lumbre.models import LanguageModel, Transformer, TransformerConfig
 from lumbre.models.attention import SequenceParallel
+from lumbre.tokenizer import Tokenizer, WordPieceConfig
+from pretrain.data.loader_workers import stacked
+from pretrain.data.parts import parts
+from pretrain.objectives import ObjectiveConfig
 
-VOCABULARY, ROWS, LENGTH = 31, 3, 48
+VOCABULARY, ROWS, LENGTH, OBJECTIVE_LENGTH = 31, 3, 48, 64
 SHAPE: dict[str, Any] = {
     "causal": False,
     "vocab_size": VOCABULARY,
@@ -28,6 +35,8 @@ SHAPE: dict[str, Any] = {
     "num_heads": 4,
     "position": {"type": "rotary"},
 }
+TEXT = ["The quick brown fox jumps over the lazy dog. Again and again it jumps, and again it rests. " * 20]
+MODES = ("[R]", "[X]", "[S]", "<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 Batch = dict[str, Tensor]
 
 
@@ -71,7 +80,7 @@ def batch_of(case: dict[str, Any]) -> Batch:
     return batch
 
 
-def parts(batch: Batch, sequence: SequenceParallel) -> Batch:
+def cut(batch: Batch, sequence: SequenceParallel) -> Batch:
     return {name: sequence.part(row).clone() for name, row in batch.items()}
 
 
@@ -80,7 +89,7 @@ def learn(model: LanguageModel, batch: Batch, sequence: SequenceParallel) -> tup
     for trunk in trunks(model):
         trunk.sequence = sequence
     model.train().zero_grad()
-    output = model(**parts(batch, sequence))
+    output = model(**cut(batch, sequence))
     loss = output.loss if output.balance is None else output.loss + 0.1 * output.balance / sequence.size
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
@@ -88,7 +97,7 @@ def learn(model: LanguageModel, batch: Batch, sequence: SequenceParallel) -> tup
 
 
 def hidden(model: LanguageModel, batch: Batch, sequence: SequenceParallel) -> Tensor:
-    inputs = {name: part for name, part in parts(batch, sequence).items() if name != "labels"}
+    inputs = {name: part for name, part in cut(batch, sequence).items() if name != "labels"}
     with torch.no_grad():
         return model.eval()(**inputs).last_hidden_state
 
@@ -113,6 +122,67 @@ def run(case: dict[str, Any], sequence: SequenceParallel, group: Any) -> dict[st
     return found
 
 
+class Rows:
+    """A split of rows of one to four documents each, with padding."""
+
+    num_windows, num_rows, waste = 1, 4, 0.0
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._ids = tokenizer.encode_batch(TEXT)[0][:OBJECTIVE_LENGTH].astype(np.int64)
+
+    def row(self, index: int) -> dict[str, np.ndarray]:
+        time = np.arange(OBJECTIVE_LENGTH)
+        documents = np.minimum(time // 16, index) + 1
+        documents[OBJECTIVE_LENGTH - 6 :] = 0
+        starts = np.maximum.accumulate(np.where(np.diff(documents, prepend=0) != 0, time, 0))
+        ids = np.roll(self._ids, index)
+        return {"input_ids": ids, "position_ids": time - starts, "document_ids": documents.astype(np.int32)}
+
+    def document(self, index: int) -> int:
+        return index
+
+
+def run_objective(
+    case: dict[str, Any], place: Place, sequence: SequenceParallel, group: Any
+) -> dict[str, float]:
+    """Return what an objective comes to on this rank, its terms weighted and divided by all ranks' counts."""
+    torch.manual_seed(0)
+    tokenizer = WordPieceConfig(vocab_size=640, sentinels=100, special_tokens=MODES).build(TEXT)
+    objective = ObjectiveConfig.members[case["objective"]].model_validate(case["config"]).build(tokenizer, 1)
+    shape = TransformerConfig.model_validate({**SHAPE, "vocab_size": None, **case["model"]})
+    model = objective.attach_head(shape.build(tokenizer.vocab_size)).double()
+    rows = Rows(tokenizer)
+    counted: list[dict[str, float]] = []
+    losses, gradients = [], []
+    for own, its_place in ((SequenceParallel(), Place(0, 1)), (sequence, place)):
+        for trunk in trunks(model):
+            trunk.sequence = own
+        sample = parts(lambda index: objective.sample(rows, index, index), its_place)
+        batch = {
+            name: torch.from_numpy(array) for name, array in stacked(sample, range(rows.num_rows)).items()
+        }
+        counts = {**objective.counts(batch), "tokens": float(objective.tokens(batch))}
+        totals = torch.tensor(list(counts.values()), dtype=torch.float64)
+        if own.size > 1:
+            torch.distributed.all_reduce(totals, group=group)
+        counted.append(dict(zip(counts, totals.tolist(), strict=True)))
+        model.zero_grad()
+        terms = objective.loss(model, batch).terms
+        loss = torch.stack([term.sum * term.weight / counted[-1][name] for name, term in terms.items()]).sum()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(
+            torch.cat([one.grad.flatten() for one in model.parameters() if one.grad is not None])
+        )
+    torch.distributed.all_reduce(losses[1], group=group)
+    torch.distributed.all_reduce(gradients[1], group=group)
+    return {
+        "loss": float((losses[1] - losses[0]).abs() / losses[0].abs()),
+        "gradient": float((gradients[1] - gradients[0]).norm() / gradients[0].norm()),
+        "counts": max(abs(counted[1][name] - counted[0][name]) for name in counted[0]),
+    }
+
+
 def main(folder: Path, cases: dict[str, dict[str, Any]]) -> None:
     """Run every case in one session."""
     torch.set_num_threads(1)
@@ -124,8 +194,12 @@ def main(folder: Path, cases: dict[str, dict[str, Any]]) -> None:
         for name, case in cases.items():
             place, group = world.within_group(case["ranks"]), groups[case["ranks"]]
             sequence = SequenceParallel(place.index, place.count, group.group_name)
-            everyone = distributed.gather_objects(run(case, sequence, group))
-            results[name] = {key: max(found[key] for found in everyone) for key in everyone[0]}
+            if "objective" in case:
+                found = run_objective(case, place, sequence, group)
+            else:
+                found = run(case, sequence, group)
+            everyone = distributed.gather_objects(found)
+            results[name] = {key: max(one[key] for one in everyone) for key in everyone[0]}
         if world.is_main:
             (folder / f"results-{world.size}.json").write_text(json.dumps(results))
         distributed.barrier()

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pretrain.objectives import ModelKind, ObjectiveConfig
+
 WORKER = Path(__file__).with_name("sequence_worker.py")
 Found = Mapping[str, Mapping[str, float]]
 
@@ -30,6 +32,22 @@ MODELS: dict[str, dict[str, Any]] = {
     "every block recomputed": {"model": {}, "recompute": 1},
     "products kept": {"model": {}, "recompute": "selective"},
     "whole rows of one document": {"model": {"causal": True, "position": {"type": "alibi"}}, "plain": True},
+}
+KINDS: dict[ModelKind, dict[str, Any]] = {
+    "encoder": {"token_types": 2},
+    "decoder": {"causal": True},
+    "encoder-decoder": {"num_decoder_layers": 1, "position": {"type": "relative"}},
+}
+GENERATOR: dict[str, Any] = {"hidden_size": 256, "num_layers": 1, "num_heads": 4, "token_types": 2}
+"""A model whose generator, half as wide, has two heads of its usual 64."""
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    f"{name}, {kind}": {
+        "objective": name,
+        "config": {"generator_size": 0.5} if name == "rtd" else {},
+        "model": GENERATOR if name == "rtd" else KINDS[kind],
+    }
+    for name, one in sorted(ObjectiveConfig.members.items())
+    for kind in one.model_kinds  # type: ignore[attr-defined]
 }
 PACKED = [
     name for name, case in MODELS.items() if name not in ("encoder-decoder", "whole rows of one document")
@@ -56,8 +74,8 @@ def run(world: int, cases: Mapping[str, Any], folder: Path) -> Found:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """Run every model on two ranks that share rows."""
-    cases = {name: {**case, "ranks": 2} for name, case in MODELS.items()}
+    """Run every model and objective on two ranks that share rows."""
+    cases = {name: {**case, "ranks": 2} for name, case in {**MODELS, **OBJECTIVES}.items()}
     return run(2, cases, tmp_path_factory.mktemp("two"))
 
 
@@ -75,6 +93,14 @@ def test_parts_of_rows_have_the_loss_and_gradient_of_whole_rows(two: Found, mode
     """Loss and gradient, as one vector, to 1e-12 in float64 (law 2)."""
     assert two[model]["loss"] < 1e-12
     assert two[model]["gradient"] < 1e-12
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_has_the_targets_loss_and_gradient_of_whole_rows(two: Found, objective: str) -> None:
+    """Its rows cut as in a run, those too that do not divide; labels that a row has once count once."""
+    assert two[objective]["counts"] == 0
+    assert two[objective]["loss"] < 1e-12
+    assert two[objective]["gradient"] < 1e-12
 
 
 @pytest.mark.parametrize("model", PACKED)

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
@@ -33,6 +34,7 @@ from lumbre.optim import AdamWConfig, LinearConfig
 from lumbre.tokenizer import WordPieceConfig
 from lumbre.tracking import Trackers
 from lumbre.trainer import Batch, LossOutput, NonFiniteConfig, Term, TrainConfig, Trainer
+from pretrain.data.parts import part
 from pretrain.objectives import NextSentenceConfig, Objective, ObjectiveConfig, ReplacedTokenConfig
 from pretrain.objectives.clm import Clm
 
@@ -40,7 +42,7 @@ GLOBAL_BATCH, LENGTH, VOCABULARY = 8, 12, 61
 STEPS, SAVE_EVERY = 12, 6
 OPTIMIZER = {"learning_rate": 3e-3, "weight_decay": 0.1, "gradient_clipping": 0.5}
 SEED = 3
-ENGINE_KEYS = ("precision", "activation_checkpointing", "compile", "attention_kernel")
+ENGINE_KEYS = ("precision", "activation_checkpointing", "compile", "attention_kernel", "sequence_parallel")
 SHAPE = TransformerConfig.model_validate(
     {
         "causal": False,
@@ -63,6 +65,7 @@ MORE: dict[str, dict[str, object]] = {
     "encoder-decoder": {"num_decoder_layers": 2, "position": {"type": "relative"}},
     "pairs": {"token_types": 2},
     "electra": {},
+    "four-heads": {"num_heads": 4, "num_kv_heads": 2},
 }
 """The models that a case may name, by what differs from SHAPE."""
 
@@ -87,7 +90,7 @@ class Learner(Clm):
         output = model(
             batch["input_ids"],
             document_ids=batch["document_ids"],
-            decoder_input_ids=batch["input_ids"].flip(1),
+            decoder_input_ids=batch["decoder_input_ids"],
             decoder_document_ids=batch["document_ids"],
             labels=batch["labels"],
         )
@@ -121,6 +124,7 @@ def global_batch(step: int) -> Batch:
     second = time >= cut
     return {
         "input_ids": ids,
+        "decoder_input_ids": ids.flip(1),
         "position_ids": torch.where(second, time - cut, time),
         "document_ids": (second + 1).int(),
         "labels": torch.where(target, ids, -100),
@@ -135,18 +139,22 @@ def global_batch(step: int) -> Batch:
 class Batches:
     """This rank's micro batches of the steps after `start`."""
 
-    def __init__(self, start: int, micro: int) -> None:
+    def __init__(self, start: int, micro: int, sequence_parallel: int = 1) -> None:
         self._start, self._micro = start, micro
+        world = distributed.world()
+        self._group, self._within = world.group(sequence_parallel), world.within_group(sequence_parallel)
 
     def __iter__(self) -> Iterator[Sequence[Batch]]:
-        world = distributed.world()
-        share = GLOBAL_BATCH // world.size
+        share = GLOBAL_BATCH // self._group.count
         step = self._start
         while True:
             step += 1
-            batch = global_batch(step)
-            offsets = range(world.rank * share, (world.rank + 1) * share, self._micro)
+            batch = {name: self._part(name, rows) for name, rows in global_batch(step).items()}
+            offsets = range(self._group.index * share, (self._group.index + 1) * share, self._micro)
             yield [{key: value[at : at + self._micro] for key, value in batch.items()} for at in offsets]
+
+    def _part(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.stack([part(name, row, self._within) for row in rows.numpy()]))
 
     def close(self) -> None:
         """Nothing runs."""
@@ -182,9 +190,9 @@ def engine_config(case: dict[str, object]) -> EngineConfig:
     return DeepSpeedConfig.model_validate({**keys, "zero_stage": case["stage"]})
 
 
-def use(engine: Engine, micro: int) -> None:
+def use(engine: Engine, micro: int, shared_by: int) -> None:
     """Do a step that no run does, so that nothing of the engine is as it was built."""
-    batch = next(iter(next(iter(Batches(STEPS, micro)))))
+    batch = next(iter(next(iter(Batches(STEPS, micro, shared_by)))))
     batch = {name: tensor.to(engine.device) for name, tensor in batch.items()}
     with engine.accumulate(last=True), engine.autocast():
         terms = Clm().loss(engine.forward(), batch).terms
@@ -206,6 +214,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     """Train one case; return what it came to."""
     torch.manual_seed(SEED)
     micro = int(str(case.get("micro", 2)))
+    shared_by = int(str(case.get("sequence_parallel", 1)))
     optimizer = AdamWConfig.model_validate(OPTIMIZER | {"layer_decay": case.get("layer_decay", 1.0)})
     name = str(case.get("model", "encoder"))
     learner = learner_of(name)
@@ -240,7 +249,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         checkpoint=CheckpointConfig(every_steps=int(str(case.get("save_every", SAVE_EVERY)))),
         engine=engine,
         learner=learner,
-        batches=lambda start: Batches(start, micro),
+        batches=lambda start: Batches(start, micro, shared_by),
         evaluator=NoEvaluation(),
         checkpoints=Checkpoints(folder / str(case["id"]), keep=100),
         identity=lambda steps: {"case": "one"},
@@ -250,7 +259,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         peak=Peak(1.0, "none"),
     )
     if case.get("used"):
-        use(engine, micro)
+        use(engine, micro, shared_by)
     start = trainer.restore()
     # What an earlier case has compiled would serve again, and nothing would be seen to be compiled.
     torch._dynamo.reset()
