@@ -47,8 +47,11 @@ class LengthConfig(BatchConfig):
     """Passes over the training examples; without eval_every each is followed by an evaluation."""
 
     def problems(self) -> Iterator[Problem]:
-        """Report a length that is not told, or told twice."""
+        """Report a length that is not told, or told twice, and documents where there are none."""
         yield from super().problems()
+        if self.spikes == "quarantine":
+            fault = "documents are quarantined in pretraining, and fine-tuning has examples"
+            yield Problem("spikes", fault, "use roll_back")
         if (self.steps is None) == (self.epochs is None):
             fault = "the length is not told" if self.steps is None else "the length is told twice"
             yield Problem("steps", fault, "set one of steps and epochs")

@@ -28,7 +28,10 @@ from .evaluation import LossEvaluator
 from .export import write_model
 from .generations import Generations
 from .objectives import Objective
+from .quarantine import FILE as QUARANTINE
+from .quarantine import Quarantine
 from .samples import GlobalStream, Sets, validation_sets
+from .suspects import Suspects
 
 CONFIG = PretrainConfig
 
@@ -56,7 +59,8 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
     objective = config.objective.build(tokenizer, config.seed)
     objective.sources = tuple(config.data.mixture)
     plan = config.plan
-    stream = GlobalStream(sets, config.data, plan, objective, config.seed)
+    quarantine = Quarantine(folder / QUARANTINE, sets)
+    stream = GlobalStream(sets, config.data, plan, objective, config.seed, quarantine)
     validation = validation_sets(sets, config.data, plan, objective, config.eval_samples)
     steps = stream.steps(config.train.steps, config.data)
     model = build_model(config, tokenizer, objective)
@@ -99,6 +103,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         flops=partial(flops_of_step, shape, objective, plan),
         peak=hardware.peak(engine.device, config.engine.precision),
         probes=[probes, *looks],
+        watch=Suspects(stream, quarantine, list(sets), active=config.train.spikes == "quarantine"),
     )
     complete = trainer.restore() >= steps and (folder / "model").is_dir()
     if complete:

@@ -16,6 +16,7 @@ from .data.packing import Row, Rows
 from .data.plan import Plan
 from .data.shards import PreparedData, SplitName
 from .objectives import Objective
+from .quarantine import Quarantine, without
 
 Sample = Callable[[int], dict[str, np.ndarray]]
 Sets = Mapping[str, PreparedData]
@@ -23,17 +24,28 @@ Sets = Mapping[str, PreparedData]
 
 
 class GlobalStream:
-    """Sample k of a run: a pure function of (data, plan, seed, k), for any thread or process.
+    """Sample k of a run: a pure function of (data, plan, seed, k, quarantine), for any thread or process.
 
     A set that several stages take in rows of one length goes on in a later stage where the earlier one left
     it, so that no row comes again before all have come.
     """
 
-    def __init__(self, sets: Sets, data: DataConfig, plan: Plan, objective: Objective, seed: int) -> None:
+    def __init__(
+        self,
+        sets: Sets,
+        data: DataConfig,
+        plan: Plan,
+        objective: Objective,
+        seed: int,
+        quarantine: Quarantine | None = None,
+    ) -> None:
         """Raises DataError where a set is smaller than one row."""
         self._plan = plan
         self._objective = objective
         self._names = list(sets)
+        self._quarantine = quarantine
+        self._splits = [prepared.split("train") for prepared in sets.values()]
+        self._pads = [_pad_id(prepared) for prepared in sets.values()]
         self._interleaves = [stage.interleave for stage in plan.stages]
         self._rows: dict[tuple[int, int], Rows] = {}
         self._orders: dict[tuple[int, int], GlobalOrder] = {}
@@ -60,13 +72,30 @@ class GlobalStream:
 
     def __call__(self, index: int) -> Row:
         """Return a sample's arrays, and in `source` the number of its set."""
+        source, rows, row = self._located(index)
+        sample = self._objective.sample(rows, row, index)
+        if self._quarantine is not None and len(gone := self._quarantine.numbers(source)):
+            numbers = np.flatnonzero(np.isin(rows.documents(row), gone)) + 1
+            if len(numbers):
+                sample = without(sample, numbers, self._pads[source])
+        return {**sample, "source": np.array(source, dtype=np.int64)}
+
+    def documents(self, index: int) -> np.ndarray:
+        """Return the numbers, in the training split of its set, of a sample's documents 1, 2, ..."""
+        _, rows, row = self._located(index)
+        return rows.documents(row)
+
+    def place(self, source: int, number: int) -> str:
+        """Return where a document of a set's training split is to be found."""
+        return self._splits[source].place(number)
+
+    def _located(self, index: int) -> tuple[int, Rows, int]:
         number = self._plan.number_of(index)
         stage = self._plan.stages[number]
         source, nth = self._interleaves[number](index - stage.first_sample)
         key = (source, stage.seq_length)
         _, row = self._orders[key](self._before[number][source] + nth)
-        sample = self._objective.sample(self._rows[key], row, index)
-        return {**sample, "source": np.array(source, dtype=np.int64)}
+        return source, self._rows[key], row
 
     def steps(self, most: int, data: DataConfig) -> int:
         """Return how many steps of at most `most` there are before a set ends that does not repeat.

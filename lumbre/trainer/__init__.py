@@ -4,7 +4,7 @@ from lumbre.trainer.config import BatchConfig, TrainConfig
 from lumbre.trainer.learner import Batch, Learner, LossOutput, Term
 from lumbre.trainer.loop import Trainer
 from lumbre.trainer.non_finite import NonFiniteConfig
-from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection
+from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
 
 __all__ = [
     "Batch",
@@ -19,4 +19,5 @@ __all__ = [
     "Term",
     "TrainConfig",
     "Trainer",
+    "Watch",
 ]

@@ -1,6 +1,7 @@
 """How long to train, in which portions, and how often to look."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -24,8 +25,14 @@ class BatchConfig(Config):
     """Steps between evaluations; none: only at the end."""
     non_finite: NonFiniteConfig = NonFiniteConfig()
     """What happens to steps whose loss or gradient is NaN or infinite."""
+    spikes: Literal["tell", "roll_back", "quarantine"] = "tell"
+    """What a jump of the loss brings: tell leaves it at an event; roll_back takes the weights of the last
+    checkpoint and goes on past the data after it. quarantine (pretraining) looks at each document of each
+    step, leaves those that stand far out for the rest of the run before they are learned from, and rolls
+    back where the loss jumps without such documents."""
     roll_backs: NonNegativeInt = 3
-    """How often a run may go back to its last checkpoint and on past the data after it; then it stops."""
+    """How often a run may go back to its last checkpoint: then what is not finite stops it, and spikes do
+    not."""
 
     def sizes(self, groups: int) -> tuple[int, int]:
         """Return the global and the micro batch size, the one that was left out derived.

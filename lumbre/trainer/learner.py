@@ -24,6 +24,8 @@ class LossOutput:
     """The loss terms of one micro batch, by name; the first is the one that is reported as `loss`."""
 
     terms: dict[str, Term]
+    losses: torch.Tensor | None = None
+    """Each target's own loss [M] of that first term, row after row, without a gradient, if they are known."""
 
 
 class Learner(Protocol):

@@ -5,6 +5,7 @@ targets, divided by the term's own count over the whole global batch, so that ne
 the number of ranks shows in the gradient.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -25,24 +26,13 @@ from lumbre.signals import StopRequest, stop_request
 from lumbre.tracking import Artifact, Row, Trackers
 from lumbre.trainer.config import TrainConfig
 from lumbre.trainer.learner import Batch, Learner
-from lumbre.trainer.non_finite import NonFiniteSteps, marked
-from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection
-from lumbre.trainer.spikes import LossSpikes
+from lumbre.trainer.health import Health
+from lumbre.trainer.interval import Interval
+from lumbre.trainer.non_finite import marked
+from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
 from lumbre.trainer.stalls import StallWatch
+from lumbre.trainer.steps import Steps
 from lumbre.world import restart
-
-
-@dataclass
-class _Interval:
-    """What has passed since the last training row; evaluations and saves are left out of its time."""
-
-    began: float = field(default_factory=time.perf_counter)
-    left_out: float = 0.0
-    steps: int = 0
-    tokens: float = 0.0
-    flops: float = 0.0
-    data_seconds: float = 0.0
-    model_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +41,10 @@ class _Done:
 
     stopping: bool
     """Whether some rank was asked to stop."""
-    fault: str
-    """Why the run cannot go on with these weights, "" where it can."""
+    fault: str = ""
+    """Why the run should not go on with these weights, "" where it may."""
+    again: bool = False
+    """Whether nothing was done, and the step's batches have become others."""
 
 
 @dataclass
@@ -84,17 +76,15 @@ class Trainer:
     """What the evaluations decide; None where they decide nothing."""
     probes: Sequence[Probes] = ()
     """What is looked at on a copy of the weights."""
+    watch: Watch | None = None
+    """What looks at each step's losses before it is applied."""
 
     def __post_init__(self) -> None:
         self.step = 0
         """Steps done."""
-        self._updates = 0
-        """Those of them that the optimizer took; the others were skipped or passed over."""
         self._tokens = 0.0
         self._evaluated = 0
-        self._roll_backs = 0
-        self._spikes = LossSpikes()
-        self._non_finite = NonFiniteSteps()
+        self._health = Health(self.config)
 
     def restore(self) -> int:
         """Set everything to the latest whole checkpoint, if there is one; return the steps done.
@@ -114,18 +104,18 @@ class Trainer:
         self._take_up(folder)
         return self.step
 
-    def _take_up(self, folder: Path) -> None:
-        """Set everything to a checkpoint of this run."""
+    def _take_up(self, folder: Path) -> Mapping[str, Any]:
+        """Set everything to a checkpoint of this run; return its state."""
         state = self.checkpoints.restore(self.engine, folder)
         self.step, self._tokens, self._evaluated = state["step"], state["tokens"], state["evaluated"]
-        self._updates = state.get("updates", self.step)
-        self._roll_backs = state.get("roll_backs", 0)
+        self._health = Health(self.config, state)
         if self.selection is not None:
             self.selection.restore(state["selection"])
-        self._spikes = LossSpikes(state.get("losses", ()))
-        self._non_finite = NonFiniteSteps(state.get("non_finite"))
         for probes in self.probes:
             probes.restore(state.get("probes", {}).get(probes.name, {}))
+        if self.watch is not None:
+            self.watch.restore(state.get("watch", {}))
+        return state
 
     def fit(self, conclude: Callable[[Trackers], None] | None = None) -> ExitStatus:
         """Train from the step that `restore` left off to the last, then `conclude` before trackers close.
@@ -141,7 +131,7 @@ class Trainer:
             self._event("restarted", start, again.cause)
         if start:
             self._event("resumed", start, f"from step {start}")
-        self._interval = _Interval()
+        self._interval = Interval()
         self.engine.forward().train()
         status = ExitStatus.BUG
         try:
@@ -166,18 +156,19 @@ class Trainer:
         if self._probe(start, stop):
             self._save(start)
             return self._stopped(start)
-        with closing(self.batches(start)) as batches:
-            steps = iter(batches)
+        with closing(Steps(self.batches, start)) as steps:
             for step in range(start + 1, self.config.steps + 1):
                 if self.selection is not None and self.selection.done:
                     self._finish_early()
                     break
-                with self._stalls.step():
-                    began = time.perf_counter()
-                    micro_batches = next(steps)
-                    self._interval.data_seconds += time.perf_counter() - began
-                    self._stalls.has_data()
-                    done = self.train_step(step, micro_batches, stop)
+                done = _Done(stopping=False, again=True)
+                while done.again:
+                    with self._stalls.step():
+                        began = time.perf_counter()
+                        micro_batches = steps.take(step)
+                        self._interval.data_seconds += time.perf_counter() - began
+                        self._stalls.has_data()
+                        done = self.train_step(step, micro_batches, stop)
                 stopping = done.stopping and step < self.config.steps
                 self.step = step
                 if done.fault:
@@ -200,6 +191,7 @@ class Trainer:
         *totals, tokens, stops = distributed.sum_over_ranks([*local, local_tokens, float(bool(stop))])
 
         began = time.perf_counter()
+        found: list[Row] = []
         sums = [torch.zeros((), dtype=torch.float64) for _ in names]
         rank = distributed.world().rank
         for index, batch in enumerate(micro_batches):
@@ -207,24 +199,36 @@ class Trainer:
             distributed.seed_torch(int(chance.integers(2**63)), self.engine.device)
             with self.engine.accumulate(last=index == len(micro_batches) - 1):
                 with self.engine.autocast():
-                    terms = self.learner.loss(self.engine.forward(), self._on_device(batch)).terms
+                    output = self.learner.loss(self.engine.forward(), self._on_device(batch))
+                terms = output.terms
                 scales = [
                     terms[name].weight / max(total, 1.0) for name, total in zip(names, totals, strict=True)
                 ]
                 loss = torch.stack(
                     [terms[name].sum * scale for name, scale in zip(names, scales, strict=True)]
                 ).sum()
+                if self.watch is not None:
+                    self.watch.take(batch, output.losses)
+                    found = self.watch.judge(step) if index == len(micro_batches) - 1 else []
+                    # The step is left out as one that is not finite is.
+                    loss = loss * math.nan if found else loss
                 self.engine.backward(marked(loss))
             sums = [old + terms[name].sum.detach().double() for old, name in zip(sums, names, strict=True)]
         learning_rate = self.optimizer.learning_rate * self.schedule.factor(step, self.config.steps)
         norm = self.engine.step(learning_rate)
         self._interval.model_seconds += time.perf_counter() - began
+        if found:
+            for row in found:
+                self._tracks.log(row)
+            return _Done(stops > 0, again=True)
         self._interval.tokens += tokens
         self._interval.steps += 1
         self._interval.flops += self.flops(step) if self.flops is not None else 0.0
         self._tokens += tokens
         over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
-        fault = self._watch(step, over_ranks[0] / totals[0] if totals[0] else 0.0, norm)
+        finding = self._health.observe(over_ranks[0] / max(totals[0], 1.0), norm)
+        if finding.event:
+            self._event(finding.event, step, finding.message)
         if step % self.config.log_every == 0 or step in (1, self.config.steps):
             # A term without a target, as a source's may be in one step, has no loss.
             losses = {
@@ -233,46 +237,28 @@ class Trainer:
                 if total or name == names[0]
             }
             self._log_row(step, losses, learning_rate, norm)
-        return _Done(stops > 0, fault)
-
-    def _watch(self, step: int, loss: float, norm: float) -> str:
-        """Tell of a step that was skipped and of a jump; return what the run cannot go on with."""
-        fault = self._non_finite.observe(loss, norm)
-        if not fault:
-            self._updates += 1
-            if spike := self._spikes.observe(loss):
-                self._event("loss_spike", step, spike)
-            return ""
-        seen = self._non_finite
-        counted = f"{seen.in_a_row} in a row, {seen.total} in all"
-        self._event("step_skipped", step, f"{fault}; nothing was updated ({counted})")
-        return f"{fault}, {counted}" if seen.in_a_row > self.config.non_finite.skip else ""
+        return _Done(stops > 0, finding.fault)
 
     def _roll_back(self, step: int, fault: str) -> None:
         """Take all from the last checkpoint and go on after `step`, past the data in between.
 
-        Raises TrainingError where the config says so, where there is no checkpoint, or after too many times.
+        Where that cannot be, a run whose weights are well goes on; else raises TrainingError.
         """
-        told = f"step {step}: {fault}"
-        remedy = (
-            "lower optimizer.learning_rate or look at the data, then run the same command again: "
-            "it goes on from the last checkpoint"
-        )
-        if self.config.non_finite.then == "stop":
-            raise TrainingError(f"{told}, and train.non_finite.then is stop; {remedy}")
-        if (done := self._roll_backs) == self.config.roll_backs:
-            raise TrainingError(f"{told}, after {done} roll-backs (train.roll_backs); {remedy}")
-        folder = self.checkpoints.latest()
+        health, hindrance = self._health, self._health.hindrance
+        folder = None if hindrance else self.checkpoints.latest()
         if folder is None:
-            remedy = "set checkpoint.every_steps, lower optimizer.learning_rate or look at the data"
-            raise TrainingError(f"{told}, and there is no checkpoint to go back to; {remedy}")
-        total = self._non_finite.total
-        self._take_up(folder)
-        self._roll_backs = done + 1
-        self._non_finite = NonFiniteSteps({"total": total, "in_a_row": 0})
+            hindrance = hindrance or "there is no checkpoint to go back to (checkpoint.every_steps)"
+            if health.can_go_on:
+                self._event("went_on", step, f"{fault}: {hindrance}")
+                return
+            raise TrainingError(
+                f"step {step}: {fault}, and {hindrance}; lower optimizer.learning_rate or look at the data, "
+                "then run the same command again: it goes on from the last checkpoint"
+            )
+        self._health = health.rolled_back(self._take_up(folder))
         message = f"{fault}: weights of step {self.step}, and the data up to step {step} is passed over"
         self._tracks.roll_back(self.step, self._row_of_event("rolled_back", step, message))
-        self.step, self._interval = step, _Interval()
+        self.step, self._interval = step, Interval()
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure with the model in evaluation mode, and log the row."""
@@ -311,14 +297,10 @@ class Trainer:
         return ExitStatus.STOPPED
 
     def _log_row(self, step: int, losses: dict[str, float], learning_rate: float, norm: float) -> None:
-        now, past = time.perf_counter(), self._interval
         # The next row's time starts here, so that what logging this one costs is in it.
-        self._interval = _Interval(began=now)
-        seconds = now - past.began - past.left_out
-        mfu = None
-        if self.flops is not None:
-            mfu = past.flops / seconds / (self.peak.flops_per_second * distributed.world().size)
+        past, self._interval = self._interval, Interval()
         first, *others = losses
+        pace = past.row(until=self._interval.began, peak=self.peak if self.flops is not None else None)
         self._tracks.log(
             {
                 **self._place(step),
@@ -326,11 +308,7 @@ class Trainer:
                 **{f"loss/{name}": losses[name] for name in others},
                 "learning_rate": learning_rate,
                 "grad_norm": norm,
-                "tokens_per_second": past.tokens / seconds,
-                "mfu": mfu,
-                "step_seconds": seconds / past.steps,
-                "data_seconds": past.data_seconds / past.steps,
-                "overhead_seconds": (seconds - past.data_seconds - past.model_seconds) / past.steps,
+                **pace,
                 "peak_memory_bytes": peak_memory_bytes(self.engine.device),
                 "time": time.time(),
             }
@@ -341,8 +319,9 @@ class Trainer:
         state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}
         if self.selection is not None:
             state["selection"] = self.selection.state()
-        state |= {"updates": self._updates, "roll_backs": self._roll_backs}
-        state |= {"losses": self._spikes.state(), "non_finite": self._non_finite.state()}
+        state |= self._health.state()
+        if self.watch is not None:
+            state["watch"] = self.watch.state()
         state["probes"] = {probes.name: probes.state() for probes in self.probes}
         folder = self.checkpoints.save(self.engine, step, state)
         self._tracks.artifact(

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
+
 from lumbre.engine import Engine
 from lumbre.signals import StopRequest
 from lumbre.tracking import Row
@@ -18,6 +20,29 @@ class Batches(Protocol):
 
     def close(self) -> None:
         """Leave nothing running."""
+        ...
+
+
+class Watch(Protocol):
+    """What looks at the losses of a step before any of it is applied."""
+
+    def take(self, batch: Batch, losses: torch.Tensor | None) -> None:
+        """Take a micro batch, on the host, and its targets' losses."""
+        ...
+
+    def judge(self, step: int) -> list[Row]:
+        """Return events of what has to be left out of the step; every rank calls, after the last `take`.
+
+        Where there are any the step's batches are others from now on.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint carries of it, as JSON."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
         ...
 
 

@@ -108,6 +108,22 @@ class Documents:
         start, stop = self._open(shard)[1][at : at + 2].tolist()
         return base + start, base + stop
 
+    def numbers(self, positions: np.ndarray) -> np.ndarray:
+        """Return the number of the document that each position of the stream is in, as int64."""
+        shards = np.searchsorted(self._tokens_before, positions, side="right") - 1
+        out = np.empty(len(positions), dtype=np.int64)
+        for shard in np.unique(shards).tolist():
+            own = shards == shard
+            within = positions[own] - self._tokens_before[shard]
+            places = np.searchsorted(self._open(shard)[1], within, side="right") - 1
+            out[own] = places + self._documents_before[shard]
+        return out
+
+    def place(self, number: int) -> str:
+        """Return where a document is to be found: its shard, and its number in it."""
+        shard = int(np.searchsorted(self._documents_before, number, side="right")) - 1
+        return f"{self._shards[shard].name}:{number - int(self._documents_before[shard])}"
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """The length in tokens of every document, as int64 in memory."""

@@ -114,7 +114,8 @@ class Objective(ABC):
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Run the model; return each term as a sum."""
-        return LossOutput(self.terms(batch, model(**{name: batch[name] for name in self.inputs})))
+        output = model(**{name: batch[name] for name in self.inputs})
+        return LossOutput(self.terms(batch, output), output.losses)
 
     def terms(self, batch: Batch, output: ModelOutput) -> dict[str, Term]:
         """Return the cross-entropy in nats, summed over targets, the experts' balance loss, and each source's

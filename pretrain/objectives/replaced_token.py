@@ -139,4 +139,5 @@ class ReplacedToken(Objective):
         output = model(**{name: batch[name] for name in self.inputs})
         asked = float((batch["original_labels"] != NO_TARGET).sum())
         detection = Term(output.loss, asked, self._config.detection_weight)
-        return LossOutput({**self.terms(batch, output.generator), DETECTION: detection})
+        terms = {**self.terms(batch, output.generator), DETECTION: detection}
+        return LossOutput(terms, output.generator.losses)

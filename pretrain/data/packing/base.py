@@ -30,6 +30,9 @@ class Rows(Protocol):
     def row(self, index: int) -> Row:
         """Return a row; a pure function of its index in range(num_rows), for any thread."""
 
+    def documents(self, index: int) -> np.ndarray:
+        """Return the split's numbers of a row's documents 1, 2, ..., as int64."""
+
 
 class PackingConfig(Choice):
     """How documents become rows."""

@@ -74,6 +74,12 @@ class BestFitRows:
         tokens = np.concatenate([np.empty(0, dtype=np.int64), *parts])
         return filled(tokens, np.cumsum(lengths)[:-1], self._length, self._pad)
 
+    def documents(self, index: int) -> np.ndarray:
+        """Return the split's numbers of a row's documents, which may be one's pieces."""
+        number, place = divmod(index, self._height)
+        window = self.window(number)
+        return self._documents.numbers(window.starts[slice(*window.bounds[place : place + 2].tolist())])
+
     def window(self, number: int) -> Window:
         """Return what the rows of a window hold; threads that ask for the same wait for one of them."""
         with self._packing:

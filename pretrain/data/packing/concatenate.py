@@ -5,6 +5,8 @@ Shapes: T tokens of a row.
 
 from typing import Literal
 
+import numpy as np
+
 from ..shards import Documents
 from .base import PackingConfig, Row, check, filled
 
@@ -33,7 +35,15 @@ class ConcatenatedRows:
 
     def row(self, index: int) -> Row:
         """Return a row; a document that was cut has its positions begin anew in each row."""
-        start = index * self._length
-        stop = min(start + self._length, self._documents.num_tokens)
+        start, stop = self._bounds(index)
         starts = self._documents.document_starts(start + 1, stop) - start
         return filled(self._documents.tokens(start, stop), starts, self._length, self._pad)
+
+    def documents(self, index: int) -> np.ndarray:
+        """Return the split's numbers of a row's documents."""
+        start, stop = self._bounds(index)
+        return self._documents.numbers(np.append(start, self._documents.document_starts(start + 1, stop)))
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        start = index * self._length
+        return start, min(start + self._length, self._documents.num_tokens)

@@ -42,6 +42,10 @@ class PaddedRows:
         tokens = self._documents.tokens(start, min(start + self._length, end))
         return filled(tokens, np.empty(0, dtype=np.int64), self._length, self._pad)
 
+    def documents(self, index: int) -> np.ndarray:
+        """Return the split's number of a row's one document."""
+        return np.array([self.document(index)], dtype=np.int64)
+
     def document(self, index: int) -> int:
         """Return the number of a row's document."""
         return int(np.searchsorted(self._rows_before, index, side="right")) - 1

@@ -1,0 +1,85 @@
+"""A corpus with a few poisoned documents in it, and which numbers they have once it is prepared."""
+
+import json
+import random
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from pretrain.data.shards import PreparedData
+
+CONFIG = """\
+name: run
+seed: 1
+tokenizer: {type: bpe, vocab_size: 1024}
+data:
+  folder: prepared
+  sources: [{type: jsonl, paths: [corpus.jsonl]}]
+  seq_length: 64
+  validation_fraction: 0.02
+  packing: {type: best_fit}
+model:
+  type: transformer
+  causal: true
+  hidden_size: 32
+  num_layers: 1
+  num_heads: 2
+  init_std: 0.05
+  position: {type: rotary}
+objective: {type: clm}
+optimizer: {type: adamw, learning_rate: 5.0e-3}
+schedule: {type: cosine, warmup: 0.05}
+train: {steps: 100, global_batch_size: 32, micro_batch_size: 32, log_every: 50, spikes: quarantine}
+eval_samples: 512
+"""
+CHARACTERS = 150
+"""Of a document."""
+
+
+def lay_out(folder: Path, documents: int, poisoned: int, seed: int = 0) -> list[str]:
+    """Write corpus.jsonl and run.yaml; return the poisoned texts, which are among the documents."""
+    chance = random.Random(seed)
+    bad = [poison(kind % 3, chance) for kind in range(poisoned)]
+    good = sound()
+    texts = [next(good) for _ in range(documents - poisoned)] + bad
+    chance.shuffle(texts)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "run.yaml").write_text(CONFIG)
+    return bad
+
+
+def sound() -> Iterator[str]:
+    """Yield the installed standard library's source, some lines a document."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for file in sorted(library.rglob("*.py")):
+        if {"site-packages", "dist-packages"}.isdisjoint(file.parts):
+            text = ""
+            for line in file.read_text(encoding="utf-8", errors="ignore").splitlines(keepends=True):
+                text += line
+                if len(text) >= CHARACTERS:
+                    yield text[: 2 * CHARACTERS]
+                    text = ""
+
+
+def poison(kind: int, chance: random.Random) -> str:
+    """Return garbage, one rare sign again and again, or words of another script."""
+    if kind == 0:
+        return "".join(chance.choices([chr(code) for code in range(0x4E00, 0x9FA5)], k=CHARACTERS // 3))
+    if kind == 1:
+        return chr(chance.randint(0x2200, 0x22FF)) * (CHARACTERS // 3)
+    letters = [chr(code) for code in range(0x3B1, 0x3CA)]
+    words = ("".join(chance.choices(letters, k=chance.randint(3, 8))) for _ in range(CHARACTERS // 10))
+    return " ".join(words)
+
+
+def numbers(prepared: Path, texts: list[str]) -> set[int]:
+    """Return the numbers of these texts in the training split; those of another split have none."""
+    data = PreparedData.open(prepared)
+    tokenizer, split = data.tokenizer(), data.split("train")
+    wanted = set(texts)
+    found = set()
+    for number in range(split.num_documents):
+        tokens = split.tokens(*split.document(number)).tolist()
+        if tokenizer.decode(tokens) in wanted:
+            found.add(number)
+    return found
