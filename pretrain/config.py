@@ -80,6 +80,9 @@ class PretrainConfig(RunConfig):
             fault = f"is trained anew, and the weights of {self.model.path} know another"
             yield Problem("tokenizer.type", fault, f"use tokenizer: {{type: file, path: {self.model.path}}}")
         yield from self._stage_problems()
+        if self.train.spikes == "quarantine" and self.engine.sharing:
+            fault = f"no rank has a whole document with engine.{next(iter(self.engine.sharing))}"
+            yield Problem("train.spikes", fault, "use roll_back")
         packing, readable = self.data.packing.type, self.objective.packings
         if readable and packing not in readable:
             fault = f"objective {self.objective.type} reads rows of {' or '.join(readable)}, not of {packing}"

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,14 @@ from lumbre.peers import told
 from lumbre.signals import StopRequest, stop_request
 from lumbre.tracking import Artifact, Row, Trackers
 from lumbre.trainer.config import TrainConfig
-from lumbre.trainer.learner import Batch, Learner
 from lumbre.trainer.health import Health
 from lumbre.trainer.interval import Interval
+from lumbre.trainer.learner import Batch, Learner
 from lumbre.trainer.non_finite import marked
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
 from lumbre.trainer.stalls import StallWatch
-from lumbre.trainer.steps import Steps
+from lumbre.trainer.steps import Done, Steps
 from lumbre.world import restart
-
-
-@dataclass(frozen=True)
-class _Done:
-    """What came of one step."""
-
-    stopping: bool
-    """Whether some rank was asked to stop."""
-    fault: str = ""
-    """Why the run should not go on with these weights, "" where it may."""
-    again: bool = False
-    """Whether nothing was done, and the step's batches have become others."""
 
 
 @dataclass
@@ -161,7 +149,7 @@ class Trainer:
                 if self.selection is not None and self.selection.done:
                     self._finish_early()
                     break
-                done = _Done(stopping=False, again=True)
+                done = Done(stopping=False, again=True)
                 while done.again:
                     with self._stalls.step():
                         began = time.perf_counter()
@@ -182,7 +170,7 @@ class Trainer:
                     return self._stopped(step)
         return ExitStatus.DONE
 
-    def train_step(self, step: int, micro_batches: Sequence[Batch], stop: StopRequest) -> _Done:
+    def train_step(self, step: int, micro_batches: Sequence[Batch], stop: StopRequest) -> Done:
         """Do one optimizer step and log it; return what came of it."""
         counts = [self.learner.counts(batch) for batch in micro_batches]
         names = list(counts[0])
@@ -220,7 +208,7 @@ class Trainer:
         if found:
             for row in found:
                 self._tracks.log(row)
-            return _Done(stops > 0, again=True)
+            return Done(stops > 0, again=True)
         self._interval.tokens += tokens
         self._interval.steps += 1
         self._interval.flops += self.flops(step) if self.flops is not None else 0.0
@@ -237,7 +225,7 @@ class Trainer:
                 if total or name == names[0]
             }
             self._log_row(step, losses, learning_rate, norm)
-        return _Done(stops > 0, finding.fault)
+        return Done(stops > 0, finding.fault)
 
     def _roll_back(self, step: int, fault: str) -> None:
         """Take all from the last checkpoint and go on after `step`, past the data in between.

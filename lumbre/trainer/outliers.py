@@ -24,7 +24,7 @@ FEWEST = 32
 """Steps before any document is told from it."""
 DEVIATIONS = 6.0
 """How many standard deviations above the center a piece stands out."""
-LEAST_RISE = 0.25
+LEAST_RISE = 0.33
 """And by what share of the center, for a model that as yet finds all documents alike."""
 MOST = 0.25
 """A larger share of a step's pieces is no few documents but a jump of the model or a change of the data."""

@@ -1,9 +1,22 @@
 """The micro batches of one step after another, of which the last can be had again."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from lumbre.trainer.learner import Batch
 from lumbre.trainer.parts import Batches
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of one step."""
+
+    stopping: bool
+    """Whether some rank was asked to stop."""
+    fault: str = ""
+    """Why the run should not go on with these weights, "" where it may."""
+    again: bool = False
+    """Whether nothing was done, and the step's batches have become others."""
 
 
 class Steps:

@@ -1,4 +1,4 @@
-"""Which events of a run W&B tells its users of, by mail or chat: failures, loss spikes and stalls."""
+"""Which events of a run W&B tells its users of, by mail or chat: failures, loss spikes and their remedies, stalls."""
 
 import time
 from collections.abc import Mapping
@@ -10,6 +10,9 @@ SECONDS_BETWEEN = 3600.0
 """A cause that comes back sooner is not told again."""
 TITLES = {
     "loss_spike": ("Loss spike", "WARN"),
+    "step_skipped": ("Step skipped", "WARN"),
+    "rolled_back": ("Rolled back", "WARN"),
+    "quarantined": ("Document quarantined", "WARN"),
     "stalled": ("Stalled", "WARN"),
     "failed": ("Failed", "ERROR"),
 }
