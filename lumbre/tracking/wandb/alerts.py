@@ -1,4 +1,4 @@
-"""Which events of a run W&B tells its users of, by mail or chat: failures, loss spikes and their remedies, stalls."""
+"""Which events of a run W&B tells its users of, by mail or chat: failures, loss spikes, what was done, stalls."""
 
 import time
 from collections.abc import Mapping
