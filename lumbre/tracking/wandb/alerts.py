@@ -1,4 +1,4 @@
-"""Which events of a run W&B tells its users of, by mail or chat: failures, loss spikes, what was done, stalls."""
+"""Which events of a run W&B tells its users of, by mail or chat: failures, spikes and remedies, stalls."""
 
 import time
 from collections.abc import Mapping
