@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lumbre import distributed
+from lumbre import distributed, watchdog
 from lumbre.engine import Engine
 
 from .examples import Split
@@ -29,6 +29,7 @@ class TaskEvaluator:
         found: list[tuple[int, Any]] = []
         loss = count = 0.0
         for turn in range(0, len(self._spans), world.size):
+            watchdog.enter("evaluating")
             # Every rank runs every turn: ZeRO 3 gathers parameters in the forward pass.
             mine = turn + world.rank
             span = self._spans[mine if mine < len(self._spans) else 0]

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lumbre import distributed
+from lumbre import distributed, watchdog
 from lumbre.checkpoint import Checkpoints, differences
 from lumbre.engine import Engine
 from lumbre.errors import ConfigError, ExitStatus, RunFolderError
@@ -19,6 +19,7 @@ from lumbre.hardware import Peak
 from lumbre.run_folder import claim, record_exit, write_config
 from lumbre.tracking import Artifact, RunInfo, Trackers
 from lumbre.trainer import Trainer
+from lumbre.watchdog.watch import watching
 
 from .batches import EpochBatches
 from .card import write_card
@@ -68,7 +69,16 @@ def main(config: FinetuneConfig) -> ExitStatus:
     """Run every variant that has not been run, in turn, and report them together."""
     runs = variants(config)
     config.method.check()
-    with distributed.session(config.seed), claim(config.folder) as folder:
+    patience = config.train.watchdog
+    with (
+        watching(patience, config.folder),
+        distributed.session(
+            config.seed,
+            timeout_seconds=patience.collective_timeout_seconds,
+            rendezvous_seconds=patience.rendezvous_seconds,
+        ),
+        claim(config.folder) as folder,
+    ):
         inputs = read(config)
         task, results = inputs.task, []
         for number, variant in enumerate(runs, start=1):
@@ -98,6 +108,7 @@ def main(config: FinetuneConfig) -> ExitStatus:
 
 def read(config: FinetuneConfig) -> Inputs:
     """Read and encode the examples, and say which were left out."""
+    watchdog.enter("reading the examples")
     examples, skips = config.data.build(), Skips()
     policy = config.data.on_bad_example
     records = usable(config.task, examples, policy, skips)
@@ -168,6 +179,7 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
     task.state = dict(task.state)
     global_batch, micro_batch = config.batch_sizes
     length = config.train.resolved(len(splits["train"].rows), global_batch)
+    watchdog.enter("building the model")
     torch.manual_seed(config.seed)
     start = task.build_model(
         config.model.path,
@@ -183,6 +195,7 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
         say(f"the folder has no such weights, and they are made new: {', '.join(start.new)}")
     if trained < whole:
         say(f"{trained:,} of {whole:,} parameters train")
+    watchdog.enter("building the engine")
     engine = config.engine.build(model, config.optimizer, micro_batch)
     evaluator = TaskEvaluator(task, splits["validation"], config.eval_batch_size, calibrates=True)
     selection = BestEvaluation(config.selection, task.metrics[0], folder)
@@ -205,6 +218,7 @@ def train(variant: Variant, inputs: Inputs) -> Outcome:
         peak=Peak(float("inf"), "not measured: there is no formula for the FLOPs"),
         selection=selection,
     )
+    watchdog.enter("restoring the checkpoint")
     trainer.restore()
     say(batches(0).padding(length.steps).told(unpadded=is_unpadded(model)))
     # Not earlier: a run that is refused leaves the folder as it was.

@@ -245,7 +245,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _explain(error: LumbreError) -> None:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    # What a user is to mend is told once; a rank that has not come may be the one that would tell.
+    is_told = error.exit_status == ExitStatus.USER_ERROR and os.environ.get("LOCAL_RANK", "0") != "0"
+    if is_told or not str(error):
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if isinstance(error, ConfigError):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from lumbre import watchdog
+from lumbre.rendezvous import meet
 from lumbre.world import Place as Place
 from lumbre.world import World as World
 from lumbre.world import die_with_parent
@@ -36,10 +38,13 @@ class Stream(IntEnum):
 
 
 @contextmanager
-def session(seed: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[World]:
+def session(
+    seed: int, *, timeout_seconds: float = TIMEOUT_SECONDS, rendezvous_seconds: float = 600.0
+) -> Iterator[World]:
     """Join the run's process group (NCCL on CUDA, gloo elsewhere), seed torch, and leave at the end.
 
     The initial weights of a model come from torch's generator, so every rank gets the same seed.
+    Raises RendezvousError where a rank does not come in time.
     """
     import torch
 
@@ -52,7 +57,15 @@ def session(seed: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[
     # Libraries that find DeepSpeed installed ask it for its device, which it would guess, and warn.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     if here.size > 1:
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        with watchdog.during("meeting the other ranks"):
+            store = meet(here, rendezvous_seconds)
+            torch.distributed.init_process_group(
+                backend,
+                store=store,
+                rank=here.rank,
+                world_size=here.size,
+                timeout=timedelta(seconds=timeout_seconds),
+            )
     torch.manual_seed(seed)
     try:
         yield here
@@ -64,6 +77,7 @@ def session(seed: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[
 
 def leave(code: int) -> NoReturn:
     """End the program; one rank of several ends without C++'s own clean-up, which gloo's threads abort."""
+    watchdog.enter("ending")
     sys.stdout.flush()
     sys.stderr.flush()
     if world().size > 1:
@@ -110,7 +124,8 @@ def barrier() -> None:
     import torch
 
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        with watchdog.collective("barrier"):
+            torch.distributed.barrier()
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:
@@ -121,7 +136,8 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
         return list(values)
     where = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
     total = torch.tensor(list(values), dtype=torch.float64, device=where)
-    torch.distributed.all_reduce(total)
+    with watchdog.collective("sum over ranks"):
+        torch.distributed.all_reduce(total)
     return [float(value) for value in total.tolist()]
 
 
@@ -132,7 +148,8 @@ def gather_objects(value: Any) -> list[Any]:
     if not torch.distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
+    with watchdog.collective("gather objects"):
+        torch.distributed.all_gather_object(values, value)
     return values
 
 
@@ -143,7 +160,8 @@ def from_main(value: Any) -> Any:
     if not torch.distributed.is_initialized():
         return value
     values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
+    with watchdog.collective("broadcast from rank 0"):
+        torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
 
 

@@ -10,7 +10,8 @@ LumbreError
 │   ├── TrainingError       a run that can no longer learn: its gradient is not finite
 │   ├── RunFolderError      a run folder that is locked, read-only or full
 │   └── LaunchError         a job that cannot be submitted or started
-└── LayoutError             what was set up is not what was asked for (world size, engine)
+├── LayoutError             what was set up is not what was asked for (world size, engine)
+└── RendezvousError         exit 76, ranks that did not come to the start
 """
 
 from collections.abc import Sequence
@@ -97,3 +98,13 @@ class LaunchError(UserError):
 
 class LayoutError(LumbreError):
     """What was set up is not what was asked for: world size or engine."""
+
+
+class RendezvousError(LumbreError):
+    """Ranks that did not come to the start; `rank` is the first of them."""
+
+    exit_status = ExitStatus.WATCHDOG
+
+    def __init__(self, message: str, *, rank: int) -> None:
+        self.rank = rank
+        super().__init__(message)

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,13 +12,17 @@ from typing import IO
 from lumbre import distributed
 from lumbre.config import Config, dump
 from lumbre.errors import ExitStatus, LumbreError, RunFolderError
+from lumbre.exit_record import EXIT_FILE, LOCK_FILE, record_failure
 from lumbre.files import explained, write_json, write_text
-from lumbre.peers import told
+from lumbre.peers import is_lost_peer, told
+from lumbre.watchdog.exchange import close_exchange, open_exchange
+from lumbre.watchdog.watch import claimed
 from lumbre.world import restart
 
-EXIT_FILE = "exit.json"
 CONFIG_FILE = "config.yaml"
 LOOK_SECONDS = 0.2
+CAUSE_SECONDS = 3.0
+"""How long a rank that has lost another waits for the record of that one's end."""
 
 
 @contextmanager
@@ -38,17 +41,24 @@ def claim(folder: Path) -> Iterator[Path]:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock = _lock(folder)
                 (folder / EXIT_FILE).unlink(missing_ok=True)
+                open_exchange(folder)
         except RunFolderError as error:
             fault = str(error)
     fault = distributed.from_main(fault)
     if fault:
         raise RunFolderError(fault)
     try:
-        yield folder
+        with claimed():
+            yield folder
+        if lock is not None:
+            close_exchange(folder)
     except KeyboardInterrupt:
         record_exit(folder, ExitStatus.STOPPED, "interrupted")
         raise
     except Exception as error:
+        if is_lost_peer(error):
+            # A rank that has died is the cause, and its own helper is about to record that.
+            _wait_for_record(folder)
         status = error.exit_status if isinstance(error, LumbreError) else ExitStatus.BUG
         record_exit(folder, status, told(error))
         raise
@@ -66,27 +76,21 @@ def write_config(folder: Path, config: Config) -> None:
 def record_exit(folder: Path, status: ExitStatus, reason: str, step: int | None = None) -> None:
     """Write exit.json; the first cause of a failure wins over what followed from it on other ranks."""
     rank = distributed.world().rank
-    file = folder / EXIT_FILE
-    record = {"status": int(status), "reason": reason, "rank": rank, "step": step, "time": time.time()}
-    if status == ExitStatus.DONE:
-        if rank == 0:
-            write_json(file, record)
-        return
-    try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except OSError:
-        return
-    try:
-        os.write(handle, json.dumps(record).encode())
-    except OSError:
-        # The disk has no room even for this; an empty record would be taken for one.
-        file.unlink()
-    finally:
-        os.close(handle)
+    if status != ExitStatus.DONE:
+        record_failure(folder, status, reason, rank=rank, step=step)
+    elif rank == 0:
+        record = {"status": int(status), "reason": reason, "rank": rank, "step": step, "time": time.time()}
+        write_json(folder / EXIT_FILE, record)
+
+
+def _wait_for_record(folder: Path) -> None:
+    latest = time.monotonic() + CAUSE_SECONDS
+    while time.monotonic() < latest and not (folder / EXIT_FILE).exists():
+        time.sleep(0.05)
 
 
 def _lock(folder: Path) -> IO[str]:
-    stream = (folder / ".lock").open("a+")
+    stream = (folder / LOCK_FILE).open("a+")
     again = restart()
     until = time.monotonic() + (again.patience_seconds if again else 0)
     while not _locked(stream, folder):

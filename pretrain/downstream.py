@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import Field, model_validator
 
-from lumbre import distributed
+from lumbre import distributed, watchdog
 from lumbre.config import Config
 from lumbre.engine import Engine
 from lumbre.errors import ExitStatus, LumbreError, Problem
@@ -183,6 +183,7 @@ class Downstream:
             distributed.barrier()
             with file.open("rb") as lock:
                 while not _shared(lock.fileno()):
+                    watchdog.enter("waiting for rank 0, which probes")
                     if stop:
                         with suppress(OSError):
                             (self._work / "stop").touch()
@@ -221,6 +222,8 @@ class Downstream:
                 )
                 try:
                     while child.poll() is None:
+                        # The probe has a watchdog of its own.
+                        watchdog.enter(f"waiting for probe {name}")
                         if stop or (self._work / "stop").exists():
                             return Outcome(cut_off=True)
                         time.sleep(POLL_SECONDS)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from lumbre import distributed
+from lumbre import distributed, watchdog
 from lumbre.distributed import Place
 from lumbre.engine import Engine
 
@@ -61,6 +61,7 @@ class LossEvaluator:
             rank=self._group.index,
             world_size=self._group.count,
         ):
+            watchdog.enter("evaluating")
             on_device = {name: tensor.to(engine.device) for name, tensor in batch.items()}
             terms = self._objective.loss(engine.forward(), on_device).terms
             for place, name in enumerate(names):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from lumbre import distributed, hardware
+from lumbre import distributed, hardware, watchdog
 from lumbre.checkpoint import Checkpoints
 from lumbre.errors import ExitStatus
 from lumbre.hub import HuggingFaceConfig
@@ -17,6 +17,7 @@ from lumbre.run_folder import claim, record_exit, write_config
 from lumbre.tokenizer import Tokenizer
 from lumbre.tracking import Artifact, RunInfo, Trackers
 from lumbre.trainer import Trainer
+from lumbre.watchdog.watch import watching
 
 from .config import PretrainConfig
 from .data.loader import Loader
@@ -45,16 +46,27 @@ def prepare(config: PretrainConfig) -> ExitStatus:
 
 def main(config: PretrainConfig) -> ExitStatus:
     """Prepare the data, train from scratch or from where the run folder left off, and export the model."""
-    sets = prepare_sets(config.data, config.tokenizer)
-    with distributed.session(config.seed), claim(config.folder) as folder:
-        status, step = pretrain(config, sets, folder)
-        record_exit(folder, status, "done" if status == ExitStatus.DONE else "stopped on a signal", step)
+    patience = config.train.watchdog
+    with watching(patience, config.folder):
+        with watchdog.during("preparing data"):
+            sets = prepare_sets(config.data, config.tokenizer)
+        with (
+            distributed.session(
+                config.seed,
+                timeout_seconds=patience.collective_timeout_seconds,
+                rendezvous_seconds=patience.rendezvous_seconds,
+            ),
+            claim(config.folder) as folder,
+        ):
+            status, step = pretrain(config, sets, folder)
+            record_exit(folder, status, "done" if status == ExitStatus.DONE else "stopped on a signal", step)
     return status
 
 
 def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStatus, int]:
     """Train inside a session and a claimed folder; return how it ended and at which step."""
     group, within = config.engine.group, distributed.world().within_group(config.engine.sequence_parallel)
+    watchdog.enter("building the model")
     tokenizer = next(iter(sets.values())).tokenizer()
     objective = config.objective.build(tokenizer, config.seed)
     objective.sources = tuple(config.data.mixture)
@@ -65,6 +77,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
     steps = stream.steps(config.train.steps, config.data)
     model = build_model(config, tokenizer, objective)
     shape = model.config
+    watchdog.enter("building the engine")
     engine = config.engine.build(model, config.optimizer, plan.stages[0].micro_batch_size)
 
     def export(weights: Mapping[str, Tensor] | None, to: Path) -> None:
@@ -105,6 +118,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         probes=[probes, *looks],
         watch=Suspects(stream, quarantine, list(sets), active=config.train.spikes == "quarantine"),
     )
+    watchdog.enter("restoring the checkpoint")
     complete = trainer.restore() >= steps and (folder / "model").is_dir()
     if complete:
         more = "more train.steps" if steps == config.train.steps else "more data"

@@ -28,6 +28,7 @@ from lumbre.engine.base import (
 from lumbre.engine.compute import set_up
 from lumbre.errors import Problem
 from lumbre.optim import OptimizerConfig, set_learning_rate
+from lumbre.watchdog.extension_locks import clear_stale_locks, extensions_folder
 
 
 class DeepSpeedConfig(EngineConfig):
@@ -261,6 +262,7 @@ def _import() -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    clear_stale_locks(extensions_folder())
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 

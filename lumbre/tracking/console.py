@@ -175,7 +175,7 @@ def told(row: Row) -> tuple[int | None, str, str]:
         message = str(row.get("message") or "")
         style = (
             "yellow"
-            if str(row["event"]).endswith(("off", "skipped", "failed", "spike", "stalled"))
+            if str(row["event"]).endswith(("off", "skipped", "failed", "spike", "stalled", "watchdog"))
             else "green"
         )
         return row.get("step"), f"{row['event']}  {message}".rstrip(), style

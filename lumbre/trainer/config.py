@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from lumbre.config import Config
 from lumbre.errors import Problem
 from lumbre.trainer.non_finite import NonFiniteConfig
+from lumbre.watchdog.config import WatchdogConfig
 
 
 class BatchConfig(Config):
@@ -33,6 +34,8 @@ class BatchConfig(Config):
     roll_backs: NonNegativeInt = 3
     """How often a run may go back to its last checkpoint: then what is not finite stops it, and spikes do
     not."""
+    watchdog: WatchdogConfig = WatchdogConfig()
+    """How long the run may stand still before it is ended."""
 
     def sizes(self, groups: int) -> tuple[int, int]:
         """Return the global and the micro batch size, the one that was left out derived.

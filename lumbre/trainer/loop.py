@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lumbre import distributed
+from lumbre import distributed, watchdog
 from lumbre.checkpoint import CheckpointConfig, Checkpoints, differences
 from lumbre.engine import Engine
 from lumbre.errors import CheckpointError, ExitStatus, LumbreError, TrainingError
@@ -30,8 +30,8 @@ from lumbre.trainer.interval import Interval
 from lumbre.trainer.learner import Batch, Learner
 from lumbre.trainer.non_finite import marked
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
-from lumbre.trainer.stalls import StallWatch
 from lumbre.trainer.steps import Done, Steps
+from lumbre.watchdog.watch import telling
 from lumbre.world import restart
 
 
@@ -123,9 +123,10 @@ class Trainer:
         self.engine.forward().train()
         status = ExitStatus.BUG
         try:
-            with stop_request() as stop, StallWatch(self._tell) as self._stalls:
+            with stop_request() as stop, telling(self._tell):
                 status = self._run(start, stop)
             if status == ExitStatus.DONE and conclude is not None:
+                watchdog.enter("exporting")
                 conclude(self._tracks)
         except Exception as error:
             status = error.exit_status if isinstance(error, LumbreError) else ExitStatus.BUG
@@ -135,6 +136,7 @@ class Trainer:
             status = ExitStatus.STOPPED
             raise
         finally:
+            watchdog.enter("closing the trackers")
             self._tracks.finish(int(status))
         return status
 
@@ -151,11 +153,10 @@ class Trainer:
                     break
                 done = Done(stopping=False, again=True)
                 while done.again:
-                    with self._stalls.step():
+                    with watchdog.step(step):
                         began = time.perf_counter()
                         micro_batches = steps.take(step)
                         self._interval.data_seconds += time.perf_counter() - began
-                        self._stalls.has_data()
                         done = self.train_step(step, micro_batches, stop)
                 stopping = done.stopping and step < self.config.steps
                 self.step = step
@@ -172,6 +173,7 @@ class Trainer:
 
     def train_step(self, step: int, micro_batches: Sequence[Batch], stop: StopRequest) -> Done:
         """Do one optimizer step and log it; return what came of it."""
+        watchdog.enter("counting targets")
         counts = [self.learner.counts(batch) for batch in micro_batches]
         names = list(counts[0])
         local = [sum(count[name] for count in counts) for name in names]
@@ -186,12 +188,14 @@ class Trainer:
             chance = distributed.random(self.seed, distributed.Stream.FORWARD, step, (index << 32) + rank)
             distributed.seed_torch(int(chance.integers(2**63)), self.engine.device)
             with self.engine.accumulate(last=index == len(micro_batches) - 1):
+                watchdog.enter("running forward")
                 with self.engine.autocast():
                     output = self.learner.loss(self.engine.forward(), self._on_device(batch))
                 terms = output.terms
                 scales = [
                     terms[name].weight / max(total, 1.0) for name, total in zip(names, totals, strict=True)
                 ]
+                watchdog.enter("running backward")
                 loss = torch.stack(
                     [terms[name].sum * scale for name, scale in zip(names, scales, strict=True)]
                 ).sum()
@@ -203,6 +207,7 @@ class Trainer:
                 self.engine.backward(marked(loss))
             sums = [old + terms[name].sum.detach().double() for old, name in zip(sums, names, strict=True)]
         learning_rate = self.optimizer.learning_rate * self.schedule.factor(step, self.config.steps)
+        watchdog.enter("updating the weights")
         norm = self.engine.step(learning_rate)
         self._interval.model_seconds += time.perf_counter() - began
         if found:
@@ -213,6 +218,7 @@ class Trainer:
         self._interval.steps += 1
         self._interval.flops += self.flops(step) if self.flops is not None else 0.0
         self._tokens += tokens
+        watchdog.enter("logging")
         over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
         finding = self._health.observe(over_ranks[0] / max(totals[0], 1.0), norm)
         if finding.event:
@@ -248,6 +254,7 @@ class Trainer:
         self._tracks.roll_back(self.step, self._row_of_event("rolled_back", step, message))
         self.step, self._interval = step, Interval()
 
+    @watchdog.during("evaluating")
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure with the model in evaluation mode, and log the row."""
         began = time.perf_counter()
@@ -268,6 +275,7 @@ class Trainer:
         if not self._save_due(self.step):
             self._save(self.step)
 
+    @watchdog.during("probing")
     def _probe(self, step: int, stop: StopRequest) -> bool:
         """Run the probes that are due; return whether a signal cut them off."""
         due = [probes for probes in self.probes if probes.due(step)]
@@ -302,6 +310,7 @@ class Trainer:
             }
         )
 
+    @watchdog.during("saving")
     def _save(self, step: int) -> None:
         began = time.perf_counter()
         state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}

@@ -97,15 +97,20 @@ class Project:
         return file.is_file() and len(file.read_text().splitlines()) >= step
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project whose data is prepared and whose run `unbroken` is complete."""
-    folder = tmp_path_factory.mktemp("project")
+def lay_out_project(folder: Path) -> None:
+    """Write a little real text and run.yaml, which trains on it."""
     (folder / "corpus").mkdir()
     for name in ("json", "logging"):
         for file in sorted(Path(__import__(name).__file__ or "").parent.glob("*.py")):
             shutil.copy(file, folder / "corpus" / f"{name}-{file.name}.txt")
     (folder / "run.yaml").write_text(CONFIG)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project whose data is prepared and whose run `unbroken` is complete."""
+    folder = tmp_path_factory.mktemp("project")
+    lay_out_project(folder)
     project = Project(folder)
     done = project.lumbre("pretrain", "run.yaml", "name=unbroken", "tracking=[{type: wandb, project: tests}]")
     assert done.returncode == 0, done.stderr

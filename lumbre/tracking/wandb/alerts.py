@@ -14,6 +14,7 @@ TITLES = {
     "rolled_back": ("Rolled back", "WARN"),
     "quarantined": ("Document quarantined", "WARN"),
     "stalled": ("Stalled", "WARN"),
+    "watchdog": ("Ended by the watchdog", "ERROR"),
     "failed": ("Failed", "ERROR"),
 }
 """The title and level of each event that is told."""

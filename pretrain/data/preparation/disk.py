@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from lumbre import watchdog
 from lumbre.errors import DataError
 
 POLL_SECONDS = 0.1
@@ -109,6 +110,7 @@ def sole_process(folder: Path) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in BUSY:
                     raise
+            watchdog.enter("waiting for another process to prepare data")
             if time.monotonic() - said >= REMIND_SECONDS:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"

@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from lumbre import watchdog
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -35,6 +37,7 @@ class ByteProgress:
 
     def reach(self, done: int) -> None:
         """Say how many bytes are done."""
+        watchdog.enter("preparing data")
         self._done = min(done, self._total)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
