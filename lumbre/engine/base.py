@@ -80,6 +80,7 @@ class Engine(Protocol):
     def fragments(self) -> Iterator[Fragment]:
         """Yield what this rank owns of trained parameters and optimizer state, in float32 (or float64).
 
+        A fragment's tensors hold until the next is asked for: what lies on a disk is read part by part.
         What is frozen is no part of a checkpoint: it stays as it was when the engine was built.
         """
         ...

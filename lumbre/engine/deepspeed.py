@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from lumbre import distributed
-from lumbre.engine import raw
+from lumbre.engine import raw, swap
 from lumbre.engine.base import (
     EngineConfig,
     Fragment,
@@ -26,6 +27,8 @@ from lumbre.engine.base import (
     trained,
 )
 from lumbre.engine.compute import set_up
+from lumbre.engine.offload import OffloadConfig
+from lumbre.engine.zero3 import Partitions
 from lumbre.errors import Problem
 from lumbre.optim import OptimizerConfig, set_learning_rate
 from lumbre.watchdog.extension_locks import clear_stale_locks, extensions_folder
@@ -38,6 +41,8 @@ class DeepSpeedConfig(EngineConfig):
     """The engine's name."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What ranks share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    offload: OffloadConfig = OffloadConfig()
+    """What is kept off the device: in the host's memory or on a disk."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Raw DeepSpeed JSON keys, passed through; one that Lumbre sets itself is an error."""
 
@@ -51,8 +56,10 @@ class DeepSpeedConfig(EngineConfig):
             # DeepSpeed's linear map adds the bias to the product in place, and would add it twice.
             fault = "selective keeps products, which DeepSpeed changes after the fact at stage 3"
             yield Problem("activation_checkpointing", fault, "use 1, every block, or zero_stage 2")
+        for problem in self.offload.misfits(self.zero_stage):
+            yield replace(problem, key=f"offload.{problem.key}")
         ours = self.json_config(micro_batch_size=1, gradient_clipping=1.0)
-        for problem in raw.problems(self.deepspeed, ours, self.zero_stage):
+        for problem in raw.problems(self.deepspeed, ours):
             yield replace(problem, key=f"deepspeed.{problem.key}")
 
     def json_config(self, micro_batch_size: int, gradient_clipping: float) -> dict[str, Any]:
@@ -63,8 +70,10 @@ class DeepSpeedConfig(EngineConfig):
             # The trainer marks the boundary of accumulation itself, so that one engine serves any number.
             "gradient_accumulation_steps": 1,
             "gradient_clipping": gradient_clipping if self.zero_stage else 0.0,
-            "zero_optimization": {"stage": self.zero_stage},
+            "zero_optimization": {"stage": self.zero_stage, **self.offload.zero_keys()},
             "zero_allow_untested_optimizer": True,
+            # torch's AdamW is as fast on the CPU as DeepSpeed's, which takes minutes to compile.
+            "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31 - 1,
         }
         if mixed and self.zero_stage:
@@ -93,14 +102,16 @@ class DeepSpeedEngine:
         self._autocast: Precision = config.precision if self._stage == 0 else "float32"
         if not torch.distributed.is_initialized():
             _join_alone()
+        self._swap = _swap_folder(model, optimizer, config)
         model = model.to(self.device)
         set_up(model, config)
+        ours = config.json_config(micro_batch_size, optimizer.gradient_clipping)
+        path = str(self._swap.path) if self._swap is not None else ""
+        tuning = config.offload.tuning(model, torch.distributed.get_world_size(), path)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer.build(model.named_parameters()),
-            config=raw.merged(
-                config.json_config(micro_batch_size, optimizer.gradient_clipping), config.deepspeed
-            ),
+            config=raw.merged(raw.merged(ours, tuning), config.deepspeed),
             dist_init_required=False,
         )
         self._world = assert_layout(
@@ -112,6 +123,7 @@ class DeepSpeedEngine:
         stage = self._engine.zero_optimization_stage()
         assert stage == self._stage, f"ZeRO stage {self._stage} was asked for, {stage} is in use"
         self.module: nn.Module = self._engine.module
+        self._partitions = Partitions(self.module, self._optimizer, optimizer, self._world)
 
     def forward(self) -> nn.Module:
         """Return DeepSpeed's engine."""
@@ -149,14 +161,12 @@ class DeepSpeedEngine:
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield the partition that this rank's ZeRO optimizer owns, by parameter name."""
+        if self._stage == 3:
+            yield from self._partitions.fragments()
+            return
         self._ensure_state()
         for name, parameter in self._parameters():
-            if self._stage == 3:
-                start, stop = self._partition(parameter)
-                if start < stop:
-                    tensors = {key: self._local(parameter, key)[: stop - start] for key in self._kinds}
-                    yield Fragment(name, tuple(parameter.ds_shape), start, tensors)
-            elif self._stage:
+            if self._stage:
                 mapping = parameter._hp_mapping
                 if mapping is not None:
                     keys = {key: None if key == "param" else key for key in self._kinds}
@@ -173,16 +183,11 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def restore(self, read: Read, step: int) -> None:
         """Read the fragments that this rank owns, and the forward pass's own copy of the weights."""
+        if self._stage == 3:
+            self._partitions.restore(read, step)
+            return
         self._ensure_state(step)
         for name, parameter in self._parameters():
-            if self._stage == 3:
-                start, stop = self._partition(parameter)
-                for key in self._kinds:
-                    if start < stop:
-                        self._local(parameter, key)[: stop - start].copy_(read(key, name, start, stop))
-                if start < stop:
-                    parameter.ds_tensor[: stop - start].copy_(read("param", name, start, stop))
-                continue
             whole = read("param", name, 0, parameter.numel()).to(self.device)
             parameter.copy_(whole.view_as(parameter))
             if self._stage:
@@ -197,20 +202,11 @@ class DeepSpeedEngine:
                 state = self._optimizer.state[parameter]
                 for key in self._config.state_names:
                     state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
-        if self._stage == 3 and self._optimizer.persistent_parameters:
-            kept = self._optimizer.persistent_parameters
-            kept[0].partition(kept)
-            kept[0].all_gather(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Return the trained master weights and the buffers that are saved, gathered one at a time."""
-        from deepspeed.utils import safe_get_full_fp32_param
-
         out: dict[str, torch.Tensor] = {}
-        for name, parameter in self.module.named_parameters(remove_duplicate=False):
-            if not parameter.requires_grad:
-                continue
-            whole = safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
+        for name, whole in self._whole():
             if self._world.is_main:
                 out[name] = whole.float().cpu()
         saved = self.module.state_dict().keys()
@@ -227,9 +223,18 @@ class DeepSpeedEngine:
         """Yield names and parameters that train, as Any for what DeepSpeed has hung on them alone."""
         yield from trained(self.module)
 
-    def _flat_parameters(self) -> list[torch.Tensor]:
+    def _whole(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield each name and the trained tensor it stands for; every rank takes all."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
         if self._stage == 3:
-            return list(self._optimizer.fp32_partitioned_groups_flat)
+            yield from self._partitions.whole()
+            return
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if parameter.requires_grad:
+                yield name, safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
+
+    def _flat_parameters(self) -> list[torch.Tensor]:
         base = self._optimizer.optimizer if self._stage else self._optimizer
         return [parameter for group in base.param_groups for parameter in group["params"]]
 
@@ -243,16 +248,6 @@ class DeepSpeedEngine:
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _partition(self, parameter: Any) -> tuple[int, int]:
-        size = parameter.partition_numel()
-        start = size * self._world.rank
-        return start, min(start + size, parameter.ds_numel)
-
-    def _local(self, parameter: Any, key: str) -> torch.Tensor:
-        state = None if key == "param" else key
-        view: torch.Tensor = self._optimizer.get_local_fp32_param(parameter, state)
-        return view
-
 
 def _import() -> Any:
     """Import DeepSpeed quietly, with the CPU collective that it would compile for a minute left out."""
@@ -265,6 +260,21 @@ def _import() -> Any:
     clear_stale_locks(extensions_folder())
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _swap_folder(
+    model: nn.Module, optimizer: OptimizerConfig, config: DeepSpeedConfig
+) -> swap.SwapFolder | None:
+    """Make this process's folder on the disk that the config names, and load what reads and writes it."""
+    offload = config.offload
+    if not offload.on_disk or offload.folder is None:
+        return None
+    itemsize = 2 if config.precision == "bfloat16" else 4
+    ranks = torch.distributed.get_world_size()
+    needed = offload.bytes_on_disk(model, ranks, len(optimizer.state_names), itemsize)
+    folder = swap.claim(Path(offload.folder), needed)
+    swap.load_async_io()
+    return folder
 
 
 def _join_alone() -> None:

@@ -24,11 +24,21 @@ OWNERS = {
     "data_types": "engine.precision",
     "zero_optimization": "engine.zero_stage",
     "sequence_parallel_size": "engine.sequence_parallel",
+    "zero_optimization.offload_optimizer": "engine.offload.optimizer",
+    "zero_optimization.offload_optimizer.nvme_path": "engine.offload.folder",
+    "zero_optimization.offload_param": "engine.offload.parameters",
+    "zero_optimization.offload_param.nvme_path": "engine.offload.folder",
+    "zero_optimization.cpu_offload": "engine.offload.optimizer",
+    "zero_optimization.cpu_offload_param": "engine.offload.parameters",
+    "zero_force_ds_cpu_optimizer": "engine.offload.optimizer",
 }
 """Our key that sets each of DeepSpeed's."""
 WHOLE = (
     *("train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast"),
     "sequence_parallel_size",
+    *("zero_optimization.offload_optimizer.device", "zero_optimization.offload_optimizer.nvme_path"),
+    *("zero_optimization.offload_param.device", "zero_optimization.offload_param.nvme_path"),
+    *("zero_optimization.cpu_offload", "zero_optimization.cpu_offload_param", "zero_force_ds_cpu_optimizer"),
 )
 """Raw keys that are ours whether or not the present config sets them."""
 ZERO = "zero_optimization"
@@ -49,24 +59,25 @@ ZERO_KEYS = (
 )
 """The keys below zero_optimization of DeepSpeed 0.19."""
 KEYS = (
-    *OWNERS,
+    *(key for key in OWNERS if "." not in key),
     *("steps_per_print", "dump_state", "disable_python_gc", "disable_allgather", "prescale_gradients"),
     *("gradient_predivide_factor", "gradient_allreduce_op", "zero_allow_untested_optimizer", "log_level"),
-    *("zero_force_ds_cpu_optimizer", "managed_gradient_accumulation", "wall_clock_breakdown"),
-    *("memory_breakdown", "dataloader_drop_last", "use_data_before_expert_parallelism", "checkpoint"),
+    *("managed_gradient_accumulation", "wall_clock_breakdown", "memory_breakdown"),
+    *("dataloader_drop_last", "use_data_before_expert_parallelism", "checkpoint"),
     *("seq_parallel_communication_data_type", "activation_checkpointing", "flops_profiler", "autotuning"),
     *("aio", "timers", "comms_logger", "tensorboard", "wandb", "csv_monitor", "comet", "compile", "pipeline"),
     *("hybrid_engine", "data_efficiency", "weight_quantization", "tensor_parallel", "expert_parallel"),
     *("checkpoint_serialization", "datastates_ckpt", "vocabulary_size"),
 )
 """The top-level keys of DeepSpeed 0.19."""
-NO_DEVICE = (None, "none")
+CPU_ADAM = ("ratio", "super_offload", "cpuadam_cores_perc")
+"""Keys below offload_optimizer that only DeepSpeed's own CPU Adam reads."""
 
 
-def problems(raw: Mapping[str, Any], ours: Mapping[str, Any], stage: int) -> Iterator[Problem]:
+def problems(raw: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with raw keys beside those that Lumbre sets; keys begin with the first raw one."""
     for key in _clashes(raw, ours):
-        owner = OWNERS.get(key.split(".")[0], "engine")
+        owner = _owner(key)
         yield Problem(key, f"is set by {owner}", f"delete it, and set {owner} instead")
     for key in raw:
         if key not in KEYS:
@@ -80,12 +91,7 @@ def problems(raw: Mapping[str, Any], ours: Mapping[str, Any], stage: int) -> Ite
         if key not in ZERO_KEYS:
             yield Problem(f"{ZERO}.{key}", "DeepSpeed has no such key", _or_ignored(key, ZERO_KEYS))
     yield from _misread(raw)
-    yield from _offload(zero, stage)
-    device = _device(zero, "offload_optimizer")
-    if stage and device not in NO_DEVICE and raw.get("zero_force_ds_cpu_optimizer", True):
-        fault = "offload asks for DeepSpeed's own optimizer, and optimizer.type is torch's"
-        remedy = "add zero_force_ds_cpu_optimizer: false to engine.deepspeed"
-        yield Problem(f"{ZERO}.offload_optimizer", fault, remedy)
+    yield from _offload(zero, ours.get(ZERO, {}))
 
 
 def merged(ours: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,15 +102,25 @@ def merged(ours: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _owner(key: str) -> str:
+    """Return our key that sets DeepSpeed's, or the group that it is in."""
+    while key and key not in OWNERS:
+        key = key.rpartition(".")[0]
+    return OWNERS.get(key, "engine")
+
+
 def _clashes(raw: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in raw.items():
-        if not prefix and key in WHOLE:
-            yield key
-        elif key in ours:
-            if isinstance(value, Mapping) and isinstance(ours[key], Mapping):
-                yield from _clashes(value, ours[key], f"{prefix}{key}.")
+        if f"{prefix}{key}" in WHOLE:
+            yield f"{prefix}{key}"
+        elif isinstance(value, Mapping):
+            group = ours.get(key, {})
+            if isinstance(group, Mapping):
+                yield from _clashes(value, group, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key}"
+        elif key in ours:
+            yield f"{prefix}{key}"
 
 
 def _or_ignored(key: str, known: tuple[str, ...]) -> str:
@@ -133,24 +149,19 @@ def _yaml(number: str) -> str:
     return f"{mantissa}.0e{exponent}" if e and "." not in mantissa else number
 
 
-def _offload(zero: Mapping[str, Any], stage: int) -> Iterator[Problem]:
-    for key, least in ("offload_param", 3), ("offload_optimizer", 1):
-        device = _device(zero, key)
-        if device in NO_DEVICE:
+def _offload(zero: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is tuned of an offload that is not, or by another optimizer than ours."""
+    for key in "offload_param", "offload_optimizer":
+        group = zero.get(key, {})
+        place, owner = f"{ZERO}.{key}", OWNERS[f"{ZERO}.{key}"]
+        if not isinstance(group, Mapping):
+            yield Problem(place, f"expected a mapping, got {group!r}", f"delete it, and set {owner} instead")
             continue
-        what = "parameters" if key == "offload_param" else "optimizer state"
-        if stage < least:
-            fault = f"{what} can be offloaded from stage {least} on, and engine.zero_stage is {stage}"
-            remedy = f"use engine.zero_stage={least}" + ("" if least == 3 else " or more") + ", or delete it"
-            yield Problem(f"{ZERO}.{key}", fault, remedy)
-        elif device == "nvme" and stage < 3:
-            fault = f"{what} can be offloaded to a disk at stage 3, and engine.zero_stage is {stage}"
-            yield Problem(f"{ZERO}.{key}.device", fault, "use device: cpu, or engine.zero_stage=3")
-        elif device == "nvme" and not zero[key].get("nvme_path"):
-            fault = "device nvme is a disk, and none is named"
-            yield Problem(f"{ZERO}.{key}", fault, "add nvme_path: a folder on the node's own disk")
-
-
-def _device(zero: Mapping[str, Any], key: str) -> Any:
-    group = zero.get(key)
-    return group.get("device") if isinstance(group, Mapping) else None
+        tuned = [name for name in group if f"{place}.{name}" not in WHOLE]
+        if tuned and key not in ours:
+            fault = f"{', '.join(tuned)} would be passed over: {owner} is none"
+            yield Problem(place, fault, f"set {owner}, or delete it")
+        for name in CPU_ADAM if key == "offload_optimizer" else ():
+            if name in group:
+                fault = "is for DeepSpeed's own CPU Adam, and optimizer.type is torch's"
+                yield Problem(f"{place}.{name}", fault, "delete it")

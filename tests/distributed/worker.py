@@ -43,6 +43,7 @@ STEPS, SAVE_EVERY = 12, 6
 OPTIMIZER = {"learning_rate": 3e-3, "weight_decay": 0.1, "gradient_clipping": 0.5}
 SEED = 3
 ENGINE_KEYS = ("precision", "activation_checkpointing", "compile", "attention_kernel", "sequence_parallel")
+DEEPSPEED_KEYS = ("offload", "deepspeed")
 SHAPE = TransformerConfig.model_validate(
     {
         "causal": False,
@@ -66,6 +67,7 @@ MORE: dict[str, dict[str, object]] = {
     "pairs": {"token_types": 2},
     "electra": {},
     "four-heads": {"num_heads": 4, "num_kv_heads": 2},
+    "wide": {"hidden_size": 512},
 }
 """The models that a case may name, by what differs from SHAPE."""
 
@@ -187,6 +189,7 @@ def engine_config(case: dict[str, object]) -> EngineConfig:
     keys = {"precision": "float32"} | {key: case[key] for key in ENGINE_KEYS if key in case}
     if case["engine"] == "accelerate":
         return AccelerateConfig.model_validate(keys)
+    keys |= {key: case[key] for key in DEEPSPEED_KEYS if key in case}
     return DeepSpeedConfig.model_validate({**keys, "zero_stage": case["stage"]})
 
 

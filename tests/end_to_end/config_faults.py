@@ -240,35 +240,35 @@ FAULTS: tuple[Fault, ...] = (
     # ZeRO, offload and raw DeepSpeed keys
     Fault(
         "parameters offloaded below stage 3",
-        {"deepspeed: {}": "deepspeed: {zero_optimization: {offload_param: {device: cpu}}}"},
-        ("engine.deepspeed.zero_optimization.offload_param", "use engine.zero_stage=3"),
+        {"deepspeed: {}": "offload: {parameters: cpu}"},
+        ("engine.offload.parameters", "use engine.zero_stage=3"),
         "deepspeedai/DeepSpeed#1403",
     ),
     Fault(
         "optimizer offloaded at stage 0",
         {
             "zero_stage: 1": "zero_stage: 0",
-            "deepspeed: {}": "deepspeed: {zero_optimization: {offload_optimizer: {device: cpu}}}",
+            "deepspeed: {}": "offload: {optimizer: cpu}",
         },
-        ("engine.deepspeed.zero_optimization.offload_optimizer", "zero_stage"),
+        ("engine.offload.optimizer", "use engine.zero_stage=1 or more"),
         "deepspeedai/DeepSpeed#1403",
     ),
     Fault(
-        "offload beside another optimizer than DeepSpeed's",
+        "offload by DeepSpeed's own key",
         {
             "zero_stage: 1": "zero_stage: 2",
             "deepspeed: {}": "deepspeed: {zero_optimization: {offload_optimizer: {device: cpu}}}",
         },
-        ("engine.deepspeed.zero_optimization.offload_optimizer", "zero_force_ds_cpu_optimizer: false"),
+        ("engine.deepspeed.zero_optimization.offload_optimizer.device", "set by engine.offload.optimizer"),
         "huggingface/transformers#11044",
     ),
     Fault(
         "offload to a disk that is not named",
         {
             "zero_stage: 1": "zero_stage: 3",
-            "deepspeed: {}": "deepspeed: {zero_optimization: {offload_param: {device: nvme}}}",
+            "deepspeed: {}": "offload: {parameters: disk}",
         },
-        ("engine.deepspeed.zero_optimization.offload_param", "nvme_path"),
+        ("engine.offload.folder", "parameters is disk", "name a folder"),
         "deepspeedai/DeepSpeed#2624, huggingface/accelerate#1463",
     ),
     Fault(

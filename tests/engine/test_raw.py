@@ -4,6 +4,8 @@ import ast
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from lumbre.engine import raw
 
 SOURCES = Path(str(find_spec("deepspeed").origin)).parent  # type: ignore[union-attr]
@@ -35,18 +37,38 @@ def test_every_other_key_is_named_in_deepspeeds_sources() -> None:
 
 
 def test_a_sound_config_has_no_problem() -> None:
-    """Numbers, offload with the optimizer that is ours, groups of other names."""
-    zero = {"reduce_bucket_size": 5e8, "overlap_comm": True, "offload_optimizer": {"device": "cpu"}}
-    keys = {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False, "wall_clock_breakdown": True}
-    assert list(raw.problems(keys, {"zero_optimization": {"stage": 2}}, 2)) == []
+    """Numbers, how an offload that is asked for goes about it, groups of other names."""
+    zero = {"reduce_bucket_size": 5e8, "overlap_comm": True, "offload_optimizer": {"pin_memory": False}}
+    keys = {"zero_optimization": zero, "wall_clock_breakdown": True}
+    ours = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    assert list(raw.problems(keys, ours)) == []
 
 
-def test_a_disk_wants_stage_three_and_a_folder() -> None:
-    keys = {
-        "zero_optimization": {"offload_optimizer": {"device": "nvme"}},
-        "zero_force_ds_cpu_optimizer": False,
-    }
-    (low,) = raw.problems(keys, {}, 2)
-    assert low.key == "zero_optimization.offload_optimizer.device"
-    (unnamed,) = raw.problems(keys, {}, 3)
-    assert "nvme_path" in unnamed.remedy
+@pytest.mark.parametrize(
+    ("zero", "owner"),
+    [
+        ({"offload_optimizer": {"device": "cpu"}}, "engine.offload.optimizer"),
+        ({"offload_param": {"device": "none"}}, "engine.offload.parameters"),
+        ({"offload_param": {"nvme_path": "/disk"}}, "engine.offload.folder"),
+        ({"cpu_offload": True}, "engine.offload.optimizer"),
+        ({"stage": 3}, "engine.zero_stage"),
+    ],
+)
+@pytest.mark.parametrize("asked", [{}, {"offload_optimizer": {"device": "cpu"}}])
+def test_a_raw_key_that_says_what_a_key_of_ours_says_names_both(
+    zero: dict[str, object], owner: str, asked: dict[str, object]
+) -> None:
+    """Whether or not the present config sets ours."""
+    (problem,) = raw.problems({"zero_optimization": zero}, {"zero_optimization": {"stage": 1, **asked}})
+    assert problem.key.startswith(f"zero_optimization.{next(iter(zero))}")
+    assert owner in problem.fault
+    assert owner in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [({"pin_memory": True}, "is none"), ({"ratio": 0.5}, "CPU Adam"), ("cpu", "expected a mapping")],
+)
+def test_what_tunes_an_offload_that_is_not_done_is_told(group: object, told: str) -> None:
+    found = raw.problems({"zero_optimization": {"offload_optimizer": group}}, {})
+    assert any(told in problem.fault for problem in found)
