@@ -41,6 +41,8 @@ WHOLE = (
     *("zero_optimization.cpu_offload", "zero_optimization.cpu_offload_param", "zero_force_ds_cpu_optimizer"),
 )
 """Raw keys that are ours whether or not the present config sets them."""
+APART = ("tensor_parallel", "expert_parallel")
+"""Raw keys by which ranks would share samples and weights in ways that data and checkpoints do not know."""
 ZERO = "zero_optimization"
 ZERO_KEYS = (
     *("stage", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "allgather_partitions"),
@@ -80,6 +82,9 @@ def problems(raw: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Proble
         owner = _owner(key)
         yield Problem(key, f"is set by {owner}", f"delete it, and set {owner} instead")
     for key in raw:
+        if key in APART:
+            fault = "ranks would share samples and weights in a way that data and checkpoints do not know"
+            yield Problem(key, fault, "delete it; engine.zero_stage=3 shares the model out over ranks")
         if key not in KEYS:
             within = f"move it below {ZERO}" if key in ZERO_KEYS else _or_ignored(key, KEYS)
             yield Problem(key, "DeepSpeed has no such key", within)

@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def load_async_io() -> None:
     """
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_extensions()))
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(extensions()))
     problem: Problem | None = None
     with _alone(Path(os.environ["TORCH_EXTENSIONS_DIR"])) as folder:
         try:
@@ -167,13 +168,10 @@ def _close(lock: int, remover: "subprocess.Popen[bytes]") -> None:
     os.close(lock)
 
 
-def _extensions() -> Path:
+def extensions() -> Path:
     """Return where this environment's ops are built: two that share a folder rebuild each other's."""
-    import deepspeed
-    import torch
-
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    what = f"{sys.prefix} {sys.version} {torch.__version__} {deepspeed.__version__}"
+    what = f"{sys.prefix} {sys.version} {version('torch')} {version('deepspeed')}"
     return cache / "lumbre" / "extensions" / hashlib.sha256(what.encode()).hexdigest()[:12]
 
 
@@ -188,7 +186,7 @@ def _alone(folder: Path) -> Iterator[Path]:
 
 def _unlock(folder: Path) -> None:
     """Remove what a killed build left; a folder that is not ours may have other builders, and is told of."""
-    ours = folder == _extensions()
+    ours = folder == extensions()
     for left in folder.glob("*/lock"):
         if not ours:
             raise _HeldError(left)

@@ -269,6 +269,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     graphs = counters["stats"]["unique_graphs"]
     trainer.fit()
     weights = engine.state_dict() or {}
+    disk = dict(case.get("offload", {})).get("folder")  # type: ignore[call-overload]
     if world.is_main:
         torch.save(weights, folder / f"{case['id']}.pt")
     left = {name: whole(one) for name, one in engine.module.named_parameters() if name in frozen}
@@ -280,6 +281,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         "events": [[row["event"], row["step"], row["message"]] for row in rows.rows if "event" in row],
         "kept": all(torch.equal(left[name].cpu(), tensor) for name, tensor in frozen.items()),
         "graphs": counters["stats"]["unique_graphs"] - graphs,
+        "swapped": sorted({file.parts[-3] for file in Path(disk).rglob("*.swp")}) if disk else [],
         "engine": type(engine).__name__,
         "world": world.size,
         "device": engine.device.type,

@@ -65,6 +65,13 @@ def test_a_raw_key_that_says_what_a_key_of_ours_says_names_both(
     assert owner in problem.remedy
 
 
+@pytest.mark.parametrize("key", ["tensor_parallel", "expert_parallel"])
+def test_a_raw_key_by_which_ranks_would_learn_from_other_rows_is_refused(key: str) -> None:
+    (problem,) = raw.problems({key: {"autotp_size": 2}}, {})
+    assert problem.key == key
+    assert "engine.zero_stage=3" in problem.remedy
+
+
 @pytest.mark.parametrize(
     ("group", "told"),
     [({"pin_memory": True}, "is none"), ({"ratio": 0.5}, "CPU Adam"), ("cpu", "expected a mapping")],
