@@ -107,6 +107,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
             start_step=start,
             stop_step=steps,
             workers=config.data.loader_workers,
+            tell=partial(trainer.notes.add, "loader_worker_restarted"),
         ),
         evaluator=LossEvaluator(objective, validation, plan.stages[-1].micro_batch_size, group, within),
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),

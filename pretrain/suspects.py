@@ -1,6 +1,5 @@
 """Watches the losses of documents, and quarantines those that stand out before they are learned from."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 
 from lumbre import distributed
 from lumbre.models import NO_TARGET
-from lumbre.tracking import Row
+from lumbre.tracking import Row, event
 from lumbre.trainer import Batch
 from lumbre.trainer.outliers import Pieces, UsualLosses, pieces_of
 
@@ -94,13 +93,9 @@ class Suspects:
     def _event(self, one: Suspect) -> Row:
         name, found = self._names[one.source], one.found
         of_set = f" of set {name!r}" if name else ""
-        return {
-            "event": "quarantined",
-            "step": found.step,
-            "set": name,
-            "document": one.number,
-            "place": found.place,
-            "message": f"document {one.number}{of_set} ({found.place}): loss {found.loss:.2f}, and "
-            f"{found.usual:.2f} is usual; the step is done again without it",
-            "time": time.time(),
-        }
+        message = (
+            f"document {one.number}{of_set} ({found.place}): loss {found.loss:.2f}, and {found.usual:.2f} is "
+            "usual; the step is done again without it"
+        )
+        told = {"set": name, "document": one.number, "place": found.place}
+        return {**event("quarantined", found.step, message), **told}

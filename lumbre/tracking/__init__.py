@@ -2,7 +2,7 @@
 
 from lumbre.tracking.artifact import Artifact
 from lumbre.tracking.base import RunInfo, Tracker, TrackerConfig, Trackers
-from lumbre.tracking.rows import Row
+from lumbre.tracking.rows import Row, event
 from lumbre.tracking.wandb import WandbConfig
 
-__all__ = ["Artifact", "Row", "RunInfo", "Tracker", "TrackerConfig", "Trackers", "WandbConfig"]
+__all__ = ["Artifact", "Row", "RunInfo", "Tracker", "TrackerConfig", "Trackers", "WandbConfig", "event"]

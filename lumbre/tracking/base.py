@@ -1,7 +1,6 @@
 """What a tracker is, and the fan-out that gives each row of a run to all of them."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from lumbre.errors import UserError
 from lumbre.tracking.artifact import Artifact, ArtifactTracker
 from lumbre.tracking.console import console_tracker
 from lumbre.tracking.jsonl import METRICS_FILE, JsonlTracker, cut_back
-from lumbre.tracking.rows import Row
+from lumbre.tracking.rows import Row, event
 from lumbre.tracking.system import NodeWatch
 
 
@@ -115,7 +114,7 @@ class Trackers:
             else:
                 trackers._trackers.append(tracker)
                 if isinstance(tracker, RemoteTracker) and (reason := tracker.unreachable):
-                    trackers.log(_event("tracker_offline", run.start_step, f"{tracker.name}: {reason}"))
+                    trackers.log(event("tracker_offline", run.start_step, f"{tracker.name}: {reason}"))
         return trackers
 
     def log(self, row: Row) -> None:
@@ -171,9 +170,5 @@ class Trackers:
     def _report(self, name: str, error: Exception, step: int) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         self.log(
-            _event("tracker_off", step, f"{name} failed and is switched off, the run goes on: {lines[0]}")
+            event("tracker_off", step, f"{name} failed and is switched off, the run goes on: {lines[0]}")
         )
-
-
-def _event(name: str, step: int, message: str) -> Row:
-    return {"event": name, "step": step, "message": message, "time": time.time()}

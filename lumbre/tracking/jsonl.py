@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import orjson
 
 from lumbre.errors import RunFolderError
+from lumbre.tracking.rows import event
 
 METRICS_FILE = "metrics.jsonl"
 MOST_WAITING = 100_000
@@ -50,7 +50,7 @@ class JsonlTracker:
                 name, message = "metrics_disk_full", f"{self._file}: the disk is full; rows wait for room"
             else:
                 name, message = "metrics_resumed", f"{waited} rows that waited for room are written"
-            self._tell({"event": name, "step": step, "message": message, "time": time.time()})
+            self._tell(event(name, step, message))
 
     def roll_back(self, step: int, event: Mapping[str, Any]) -> None:
         """Drop the rows after `step`; the event comes after them."""

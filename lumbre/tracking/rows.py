@@ -1,5 +1,6 @@
 """What a run's rows are: a step, and what is known of it."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,11 @@ Row = Mapping[str, Any]
 """A training row has `loss`, an evaluation row `eval/...` keys, a probe's row `downstream/NAME/...` keys, an
 event row `event`; each has `step`. `samples` is how many have been seen, but in the row of what the model
 says to prompts, which has a list of {prompt, text} there."""
+
+
+def event(name: str, step: int, message: str) -> dict[str, Any]:
+    """Return the row of an event."""
+    return {"event": name, "step": step, "message": message, "time": time.time()}
 
 
 def kind(row: Row) -> str:

@@ -23,12 +23,13 @@ from lumbre.hardware import Peak, peak_memory_bytes
 from lumbre.optim import OptimizerConfig, ScheduleConfig
 from lumbre.peers import told
 from lumbre.signals import StopRequest, stop_request
-from lumbre.tracking import Artifact, Row, Trackers
+from lumbre.tracking import Artifact, Row, Trackers, event
 from lumbre.trainer.config import TrainConfig
 from lumbre.trainer.health import Health
 from lumbre.trainer.interval import Interval
 from lumbre.trainer.learner import Batch, Learner
 from lumbre.trainer.non_finite import marked
+from lumbre.trainer.notes import Notes, rows
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
 from lumbre.trainer.steps import Done, Steps
 from lumbre.watchdog.watch import telling
@@ -73,6 +74,7 @@ class Trainer:
         self._tokens = 0.0
         self._evaluated = 0
         self._health = Health(self.config)
+        self.notes = Notes()
 
     def restore(self) -> int:
         """Set everything to the latest whole checkpoint, if there is one; return the steps done.
@@ -178,7 +180,12 @@ class Trainer:
         names = list(counts[0])
         local = [sum(count[name] for count in counts) for name in names]
         local_tokens = sum(self.learner.tokens(batch) for batch in micro_batches)
-        *totals, tokens, stops = distributed.sum_over_ranks([*local, local_tokens, float(bool(stop))])
+        notes = self.notes.take()
+        *totals, tokens, stops, noted = distributed.sum_over_ranks(
+            [*local, local_tokens, float(bool(stop)), float(len(notes))]
+        )
+        for row in rows(notes, step) if noted else ():
+            self._tracks.log(row)
 
         began = time.perf_counter()
         found: list[Row] = []
@@ -251,7 +258,7 @@ class Trainer:
             )
         self._health = health.rolled_back(self._take_up(folder))
         message = f"{fault}: weights of step {self.step}, and the data up to step {step} is passed over"
-        self._tracks.roll_back(self.step, self._row_of_event("rolled_back", step, message))
+        self._tracks.roll_back(self.step, event("rolled_back", step, message))
         self.step, self._interval = step, Interval()
 
     @watchdog.during("evaluating")
@@ -351,7 +358,4 @@ class Trainer:
         self._event(name, self.step, message)
 
     def _event(self, name: str, step: int, message: str) -> None:
-        self._tracks.log(self._row_of_event(name, step, message))
-
-    def _row_of_event(self, name: str, step: int, message: str) -> Row:
-        return {"event": name, "step": step, "message": message, "time": time.time()}
+        self._tracks.log(event(name, step, message))

@@ -6,7 +6,7 @@ Shapes: B rows of a micro batch, T tokens of a row.
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 import torch
@@ -42,7 +42,9 @@ class Loader:
         stop_step: int,
         prefetch_steps: int = 2,
         workers: int = 0,
+        tell: Callable[[str], None] = lambda message: None,
     ) -> None:
+        """`tell` is told of workers that died and were replaced, from another thread."""
         self.next_step = self._start_step = start_step
         self._stop_step = stop_step
         self._plan = plan
@@ -52,7 +54,9 @@ class Loader:
         self._closing = threading.Event()
         for stage in plan.begun(stop_step):
             self._micro_batches(stage.after_step)
-        self._made = made_by_workers(sample, self._wanted, workers) if workers else self._made_here(sample)
+        self._made = (
+            made_by_workers(sample, self._wanted, workers, tell) if workers else self._made_here(sample)
+        )
         self._thread = threading.Thread(target=self._produce, args=(start_step,), name="batches", daemon=True)
         self._thread.start()
 

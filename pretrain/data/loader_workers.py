@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -27,12 +26,14 @@ def stacked(sample: Sample, indices: Sequence[int]) -> Arrays:
     return batch | {"sample": np.array(indices, dtype=np.int64)}
 
 
-def made_by_workers(sample: Sample, wanted: Callable[[], Iterator[range]], workers: int) -> Generator[Arrays]:
+def made_by_workers(
+    sample: Sample, wanted: Callable[[], Iterator[range]], workers: int, tell: Callable[[str], None]
+) -> Generator[Arrays]:
     """Yield the wanted micro batches in order, made by so many processes; close it to end them.
 
     Arrays travel through pipes: tensors would travel through shared memory, and stay there after a kill.
-    Where a worker dies, as one does when memory is short, fresh ones go on where it left off. Raises what
-    making a batch raised, and DataError where fresh workers die before they have made one.
+    Where a worker dies, as one does when memory is short, fresh ones go on where it left off, and `tell` is
+    told. Raises what making a batch raised, and DataError where fresh workers die before they have made one.
     """
     done, before = 0, -1
     while True:
@@ -57,7 +58,7 @@ def made_by_workers(sample: Sample, wanted: Callable[[], Iterator[range]], worke
                         raise DataError(
                             f"loader: its processes end by themselves: {error}; {remedy}"
                         ) from error
-                    print(f"loader: {error}; starting anew", file=sys.stderr, flush=True)
+                    tell(f"{error}; fresh ones go on where it left off")
                     before = done
                     break
                 if made is None:

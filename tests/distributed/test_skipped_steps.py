@@ -29,6 +29,8 @@ def spoiled(*steps: int) -> list[int]:
 
 
 CASES = [
+    *({"id": f"{name}-plain", **layout} for name, layout in LAYOUTS.items()),
+    *({"id": f"{name}-left-out", "left_out": [1, 5, 11], **layout} for name, layout in LAYOUTS.items()),
     *(
         {"id": name, "spoiled": spoiled(SKIPPED), "save_every": 1, **layout}
         for name, layout in LAYOUTS.items()
@@ -107,6 +109,15 @@ def test_a_run_that_rolled_back_goes_on_from_the_checkpoint_past_the_data(
     )
     assert all(torch.equal(rolled[key], passed[key]) for key in passed)
     assert results[f"{name}-rolled-back"]["losses"][-2:] == results[f"{name}-passed"]["losses"][-2:]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_step_done_again_without_a_part_is_as_if_that_had_never_been(results: "Results", name: str) -> None:
+    """Weights, losses and norms are those of a run whose batches never held it, to the bit."""
+    results.assert_continues(f"{name}-left-out", f"{name}-plain", 0)
+    assert [event[:2] for event in results[f"{name}-left-out"]["events"]] == [
+        ["quarantined", step] for step in (1, 5, 11)
+    ]
 
 
 def test_a_skipped_step_is_the_same_on_every_layout(results: "Results") -> None:

@@ -5,7 +5,8 @@ Run by torchrun (or alone): worker.py FOLDER CASES_JSON, on CUDA devices where i
 target counts, the same global batches on any layout. A case may start from a checkpoint of another case,
 `"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`, train some weights alone,
 `"method": CONFIG`, and lower blocks slower, `"layer_decay": FACTOR`. The loss of some samples may be NaN,
-`"spoiled": [SAMPLE, ...]`, which `"non_finite": CONFIG` deals with, and `"save_every": N` saves more often.
+`"spoiled": [SAMPLE, ...]`, which `"non_finite": CONFIG` deals with, `"save_every": N` saves more often,
+and `"left_out": [STEP, ...]` has a watch leave a batch out of steps, which are done again with the usual one.
 Rank 0 writes
 FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at, what
 it ran on and whether what was frozen has stayed, and FOLDER/ID.pt, the final weights of what trained.
@@ -15,7 +16,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from lumbre.hardware import Peak
 from lumbre.models import TransformerConfig
 from lumbre.optim import AdamWConfig, LinearConfig
 from lumbre.tokenizer import WordPieceConfig
-from lumbre.tracking import Trackers
+from lumbre.tracking import Row, Trackers, event
 from lumbre.trainer import Batch, LossOutput, NonFiniteConfig, Term, TrainConfig, Trainer
 from pretrain.data.parts import part
 from pretrain.objectives import NextSentenceConfig, Objective, ObjectiveConfig, ReplacedTokenConfig
@@ -141,8 +142,10 @@ def global_batch(step: int) -> Batch:
 class Batches:
     """This rank's micro batches of the steps after `start`."""
 
-    def __init__(self, start: int, micro: int, sequence_parallel: int = 1) -> None:
-        self._start, self._micro = start, micro
+    def __init__(
+        self, start: int, micro: int, sequence_parallel: int = 1, watch: "Watch | None" = None
+    ) -> None:
+        self._start, self._micro, self._watch = start, micro, watch
         world = distributed.world()
         self._group, self._within = world.group(sequence_parallel), world.within_group(sequence_parallel)
 
@@ -151,7 +154,9 @@ class Batches:
         step = self._start
         while True:
             step += 1
-            batch = {name: self._part(name, rows) for name, rows in global_batch(step).items()}
+            left_out = self._watch is not None and step in self._watch.bad
+            whole = global_batch(-step if left_out else step)
+            batch = {name: self._part(name, rows) for name, rows in whole.items()}
             offsets = range(self._group.index * share, (self._group.index + 1) * share, self._micro)
             yield [{key: value[at : at + self._micro] for key, value in batch.items()} for at in offsets]
 
@@ -160,6 +165,29 @@ class Batches:
 
     def close(self) -> None:
         """Nothing runs."""
+
+
+class Watch:
+    """Finds, once, what has to be left out of some steps; until then they have another batch."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.bad = set(steps)
+
+    def take(self, batch: Batch, losses: torch.Tensor | None) -> None:
+        assert losses is not None
+        assert len(losses) == int((batch["labels"] != -100).sum())
+
+    def judge(self, step: int) -> list[Row]:
+        if step not in self.bad:
+            return []
+        self.bad.remove(step)
+        return [event("quarantined", step, "a batch")]
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing is kept."""
 
 
 class Rows:
@@ -232,6 +260,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     frozen = {name: one.clone() for name, one in model.named_parameters() if not one.requires_grad}
     engine = engine_config(case).build(model, optimizer, micro)
     rows = Rows()
+    watch = Watch(case["left_out"]) if "left_out" in case else None
     world = distributed.world()
     if "from" in case and world.is_main:
         other, step = case["from"]  # type: ignore[misc]
@@ -252,7 +281,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         checkpoint=CheckpointConfig(every_steps=int(str(case.get("save_every", SAVE_EVERY)))),
         engine=engine,
         learner=learner,
-        batches=lambda start: Batches(start, micro, shared_by),
+        batches=lambda start: Batches(start, micro, shared_by, watch),
         evaluator=NoEvaluation(),
         checkpoints=Checkpoints(folder / str(case["id"]), keep=100),
         identity=lambda steps: {"case": "one"},
@@ -260,6 +289,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         samples=lambda steps: GLOBAL_BATCH * steps,
         flops=lambda step: float(GLOBAL_BATCH),
         peak=Peak(1.0, "none"),
+        watch=watch,
     )
     if case.get("used"):
         use(engine, micro, shared_by)
