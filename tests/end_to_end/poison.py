@@ -62,12 +62,12 @@ def sound() -> Iterator[str]:
 
 
 def poison(kind: int, chance: random.Random) -> str:
-    """Return garbage, one rare sign again and again, or words of another script."""
+    """Return garbage, one rare sign again and again, or words of a script that the library lacks."""
     if kind == 0:
         return "".join(chance.choices([chr(code) for code in range(0x4E00, 0x9FA5)], k=CHARACTERS // 3))
     if kind == 1:
         return chr(chance.randint(0x2200, 0x22FF)) * (CHARACTERS // 3)
-    letters = [chr(code) for code in range(0x3B1, 0x3CA)]
+    letters = [chr(code) for code in range(0x10D0, 0x10F1)]
     words = ("".join(chance.choices(letters, k=chance.randint(3, 8))) for _ in range(CHARACTERS // 10))
     return " ".join(words)
 
