@@ -159,6 +159,7 @@ class FinetuneConfig(RunConfig):
         known, steps = (*self.task.measures, "loss"), self.train.steps
         if self.selection.metric not in (None, *known):
             yield unknown_metric(str(self.selection.metric), known)
+        yield from self.checkpoint.unmeasured(known)
         chooses = self.selection.keep == "best" or self.selection.patience is not None
         if chooses and steps is not None and (self.train.eval_every or steps) >= steps:
             fault = "selection chooses among evaluations, and there is one alone, after the last step"

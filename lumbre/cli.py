@@ -133,6 +133,14 @@ def export(
 
 
 @app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; the run may be going on.")],
+) -> int:
+    """Check every checkpoint of a run, and say which are whole; exit 2 where some are not."""
+    return int(importlib.import_module("lumbre.checkpoint.inspection").report(run))
+
+
+@app.command()
 def generate(
     folder: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run, or a Hugging Face folder.")],
     prompt: Annotated[

@@ -83,6 +83,10 @@ class PretrainConfig(RunConfig):
         if self.train.spikes == "quarantine" and self.engine.sharing:
             fault = f"no rank has a whole document with engine.{next(iter(self.engine.sharing))}"
             yield Problem("train.spikes", fault, "use roll_back")
+        best = self.checkpoint.keep_best
+        # What loss/ has parts of is known once the data is.
+        if best is not None and not best.metric.startswith("loss/"):
+            yield from self.checkpoint.unmeasured(("loss", "perplexity"))
         packing, readable = self.data.packing.type, self.objective.packings
         if readable and packing not in readable:
             fault = f"objective {self.objective.type} reads rows of {' or '.join(readable)}, not of {packing}"

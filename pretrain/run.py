@@ -96,7 +96,6 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         seed=config.seed,
         optimizer=config.optimizer,
         schedule=config.schedule,
-        checkpoint=config.checkpoint,
         engine=engine,
         learner=objective,
         batches=lambda start: Loader(
@@ -110,7 +109,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
             tell=partial(trainer.notes.add, "loader_worker_restarted"),
         ),
         evaluator=LossEvaluator(objective, validation, plan.stages[-1].micro_batch_size, group, within),
-        checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep),
+        checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint),
         identity=partial(identity, config, shape, sets),
         trackers=partial(_trackers, config, folder, sets, steps),
         samples=lambda step: plan.step(step).first,

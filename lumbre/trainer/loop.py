@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lumbre import distributed, watchdog
-from lumbre.checkpoint import CheckpointConfig, Checkpoints, differences
+from lumbre.checkpoint import Checkpoints, differences
 from lumbre.engine import Engine
 from lumbre.errors import CheckpointError, ExitStatus, LumbreError, TrainingError
 from lumbre.hardware import Peak, peak_memory_bytes
@@ -31,6 +31,7 @@ from lumbre.trainer.learner import Batch, Learner
 from lumbre.trainer.non_finite import marked
 from lumbre.trainer.notes import Notes, rows
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
+from lumbre.trainer.saves import Saves
 from lumbre.trainer.steps import Done, Steps
 from lumbre.watchdog.watch import telling
 from lumbre.world import restart
@@ -45,7 +46,6 @@ class Trainer:
     """Seeds what a model draws in its forward pass (dropout), from (seed, step, micro batch, rank)."""
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
-    checkpoint: CheckpointConfig
     engine: Engine
     learner: Learner
     batches: Callable[[int], Batches]
@@ -75,6 +75,7 @@ class Trainer:
         self._evaluated = 0
         self._health = Health(self.config)
         self.notes = Notes()
+        self._saves = Saves(self.checkpoints, self.config.steps, self._event, self._artifact)
 
     def restore(self) -> int:
         """Set everything to the latest whole checkpoint, if there is one; return the steps done.
@@ -99,6 +100,7 @@ class Trainer:
         state = self.checkpoints.restore(self.engine, folder)
         self.step, self._tokens, self._evaluated = state["step"], state["tokens"], state["evaluated"]
         self._health = Health(self.config, state)
+        self._saves.restored(state)
         if self.selection is not None:
             self.selection.restore(state["selection"])
         for probes in self.probes:
@@ -121,17 +123,20 @@ class Trainer:
             self._event("restarted", start, again.cause)
         if start:
             self._event("resumed", start, f"from step {start}")
+        self._saves.begin(self.engine)
         self._interval = Interval()
         self.engine.forward().train()
         status = ExitStatus.BUG
         try:
             with stop_request() as stop, telling(self._tell):
                 status = self._run(start, stop)
+                self._saves.settle()
             if status == ExitStatus.DONE and conclude is not None:
                 watchdog.enter("exporting")
                 conclude(self._tracks)
         except Exception as error:
             status = error.exit_status if isinstance(error, LumbreError) else ExitStatus.BUG
+            self._saves.close()
             self._tell("failed", told(error))
             raise
         except KeyboardInterrupt:
@@ -145,8 +150,10 @@ class Trainer:
     def _run(self, start: int, stop: StopRequest) -> ExitStatus:
         if self._evaluation_due(start) and self._evaluated != start:
             self.evaluate(start)
+            if self._saves.is_best(start):
+                self._save(start)
         if self._probe(start, stop):
-            self._save(start)
+            self._save(start, ends=True)
             return self._stopped(start)
         with closing(Steps(self.batches, start)) as steps:
             for step in range(start + 1, self.config.steps + 1):
@@ -167,8 +174,8 @@ class Trainer:
                 if self._evaluation_due(step) and not stopping:
                     self.evaluate(step)
                 stopping = stopping or self._probe(step, stop)
-                if self._save_due(step) or stopping or done.fault:
-                    self._save(step)
+                if self._saves.is_due(step) or stopping or done.fault:
+                    self._save(step, ends=stopping or step == self.config.steps)
                 if stopping:
                     return self._stopped(step)
         return ExitStatus.DONE
@@ -181,9 +188,9 @@ class Trainer:
         local = [sum(count[name] for count in counts) for name in names]
         local_tokens = sum(self.learner.tokens(batch) for batch in micro_batches)
         notes = self.notes.take()
-        *totals, tokens, stops, noted = distributed.sum_over_ranks(
-            [*local, local_tokens, float(bool(stop)), float(len(notes))]
-        )
+        own = [*local, local_tokens, float(bool(stop)), float(len(notes)), *self._saves.flags()]
+        *totals, tokens, stops, noted, asked, failed = distributed.sum_over_ranks(own)
+        self._saves.heard(asked, failed)
         for row in rows(notes, step) if noted else ():
             self._tracks.log(row)
 
@@ -216,7 +223,8 @@ class Trainer:
         learning_rate = self.optimizer.learning_rate * self.schedule.factor(step, self.config.steps)
         watchdog.enter("updating the weights")
         norm = self.engine.step(learning_rate)
-        self._interval.model_seconds += time.perf_counter() - began
+        self._interval.model_seconds += (seconds := time.perf_counter() - began)
+        self._saves.stepped(seconds)
         if found:
             for row in found:
                 self._tracks.log(row)
@@ -271,6 +279,7 @@ class Trainer:
             metrics = self.evaluator.evaluate(self.engine)
         model.train()
         self._tracks.log({**self._place(step), **{f"eval/{name}": value for name, value in metrics.items()}})
+        self._saves.observe(step, metrics)
         if self.selection is not None:
             self.selection.observe(self.engine, step, metrics)
         self._interval.left_out += time.perf_counter() - began
@@ -279,8 +288,8 @@ class Trainer:
 
     def _finish_early(self) -> None:
         self._event("early_stop", self.step, f"the evaluations ended the run at step {self.step}")
-        if not self._save_due(self.step):
-            self._save(self.step)
+        if not self._saves.is_saved(self.step):
+            self._save(self.step, ends=True)
 
     @watchdog.during("probing")
     def _probe(self, step: int, stop: StopRequest) -> bool:
@@ -318,7 +327,7 @@ class Trainer:
         )
 
     @watchdog.during("saving")
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, ends: bool = False) -> None:
         began = time.perf_counter()
         state = {"tokens": self._tokens, "evaluated": self._evaluated, "identity": dict(self.identity(step))}
         if self.selection is not None:
@@ -327,21 +336,8 @@ class Trainer:
         if self.watch is not None:
             state["watch"] = self.watch.state()
         state["probes"] = {probes.name: probes.state() for probes in self.probes}
-        folder = self.checkpoints.save(self.engine, step, state)
-        self._tracks.artifact(
-            Artifact(
-                folder,
-                "checkpoint",
-                title=f"{folder.parent.parent.name}-checkpoint",
-                aliases=["latest", f"step-{step}"],
-                metadata={"step": step, "tokens": int(self._tokens)},
-            )
-        )
+        self._saves.save(self.engine, step, int(self._tokens), state, ends=ends)
         self._interval.left_out += time.perf_counter() - began
-
-    def _save_due(self, step: int) -> bool:
-        every = self.checkpoint.every_steps
-        return step == self.config.steps or (every is not None and step % every == 0)
 
     def _evaluation_due(self, step: int) -> bool:
         every = self.config.eval_every
@@ -356,6 +352,9 @@ class Trainer:
 
     def _tell(self, name: str, message: str) -> None:
         self._event(name, self.step, message)
+
+    def _artifact(self, artifact: Artifact) -> None:
+        self._tracks.artifact(artifact)
 
     def _event(self, name: str, step: int, message: str) -> None:
         self._tracks.log(event(name, step, message))

@@ -3,16 +3,17 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from lumbre.checkpoint import Checkpoints, Reader, verify
+from lumbre.checkpoint import CheckpointConfig, Checkpoints, Reader, verify
 from lumbre.engine import AccelerateConfig, Engine, Fragment
 from lumbre.errors import CheckpointError, RunFolderError
 from lumbre.optim import AdamWConfig
+
+from .written import write
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def engine() -> Engine:
 @pytest.fixture
 def checkpoints(tmp_path: Path, engine: Engine) -> Checkpoints:
     """Return a folder with checkpoints 1 and 2."""
-    store = Checkpoints(tmp_path / "checkpoints", keep=3)
+    store = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep=3))
     for step in (1, 2):
         store.save(engine, step, {"identity": {}})
     return store
@@ -47,28 +48,23 @@ def test_what_is_restored_is_what_was_saved(checkpoints: Checkpoints, engine: En
             assert torch.equal(one.tensors[kind], two.tensors[kind])
 
 
+def whole(checkpoints: Checkpoints, engine: Engine, step: int, *, background: bool) -> None:
+    """Save and wait until the checkpoint is whole."""
+    checkpoints.save(engine, step, {"identity": {}}, background=background)
+    checkpoints.wait()
+
+
 def test_any_range_is_read_from_any_fragments(tmp_path: Path) -> None:
     """Pieces written by several ranks, of uneven sizes, read back as one flat tensor."""
     whole = torch.arange(10.0)
-    for rank, (start, stop) in enumerate([(0, 3), (3, 4), (4, 10)]):
-        write_rank(tmp_path, rank, [Fragment("w", (2, 5), start, {"param": whole[start:stop]})])
-    reader = Reader(tmp_path)
+    bounds = [(0, 3), (3, 4), (4, 10)]
+    pieces = [[Fragment("w", (2, 5), start, {"param": whole[start:stop]})] for start, stop in bounds]
+    reader = Reader(write(tmp_path / "step-00000001", pieces))
     for start in range(10):
         for stop in range(start + 1, 11):
             assert torch.equal(reader.read("param", "w", start, stop), whole[start:stop])
     with pytest.raises(CheckpointError, match="exp_avg of w lacks elements from 0 on"):
         reader.read("exp_avg", "w", 0, 10)
-
-
-def write_rank(folder: Path, rank: int, fragments: list[Fragment]) -> None:
-    """Write fragments as a rank does."""
-    from lumbre.checkpoint.store import _write_fragments
-
-    class Writer:
-        def fragments(self) -> Iterator[Fragment]:
-            yield from fragments
-
-    _write_fragments(Writer(), folder / f"rank-{rank:05d}")  # type: ignore[arg-type]
 
 
 def test_every_damage_is_found_and_skipped_back_from(checkpoints: Checkpoints) -> None:
@@ -119,17 +115,18 @@ def test_a_save_that_was_killed_leaves_nothing_behind(checkpoints: Checkpoints, 
     assert not half.exists()
 
 
+@pytest.mark.parametrize("background", [False, True])
 def test_a_full_disk_keeps_what_was_there(
-    checkpoints: Checkpoints, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    checkpoints: Checkpoints, engine: Engine, monkeypatch: pytest.MonkeyPatch, background: bool
 ) -> None:
     """The disk is stood in for by a write that fails as a full one does; a real one is in the slow tier."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lumbre.checkpoint.store.save_file", full)
+    monkeypatch.setattr("lumbre.checkpoint.save.write_shard", full)
     with pytest.raises(RunFolderError, match="the disk is full; free some space"):
-        checkpoints.save(engine, 3, {"identity": {}})
+        whole(checkpoints, engine, 3, background=background)
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.name == "step-00000002"
