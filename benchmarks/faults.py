@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.end_to_end.conftest import lay_out_project
-from tests.faults.kinds import FAULTS, KILLS
+from tests.faults.kinds import KILLS, OTHERS
 from tests.faults.laboratory import SAVE_EVERY, Verdict, endure
 
 ENGINE = ("engine.type=deepspeed", "engine.zero_stage=2")
@@ -52,7 +52,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         folder = Path(place)
         lay_out_project(folder)
-        kinds = KILLS if asked.kinds == "kills" else FAULTS
+        kinds = KILLS if asked.kinds == "kills" else (*KILLS, *OTHERS)
         verdict = Verdict()
         until = began + 60 * asked.minutes
         for verdict in endure(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .test_faults import assert_nobody_works_in
+from tests.faults.processes import assert_nobody_works_in
+
 from .test_finetune import write_task
 
 if TYPE_CHECKING:

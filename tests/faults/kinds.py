@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.faults.processes import assert_nobody_works_in, kill_family
 from tests.faults.scene import Scene, signalled
 
 Fault = Callable[[Scene], str]
@@ -21,6 +22,18 @@ def kill_all_ranks(scene: Scene) -> str:
     """SIGKILL to all ranks at one moment."""
     scene.kill(sorted(scene.ranks()))
     return "all ranks killed"
+
+
+def kill_everything(scene: Scene) -> str:
+    """SIGKILL to launcher, agent and ranks at one moment; somebody runs the same command again."""
+    scene.spared |= set(scene.ranks().values())
+    kill_family(scene.launcher.pid)
+    scene.launcher.wait()
+    with scene.log.open("a") as out:
+        out.write(f"all were killed at step {scene.step()}; restart by the same command\n")
+    assert_nobody_works_in(scene.run.parent.parent)
+    scene.launcher = scene.start()
+    return "everything killed"
 
 
 def stop_rank(scene: Scene) -> str:
@@ -91,5 +104,5 @@ def _cut(scene: Scene, file: Path) -> None:
     file.write_bytes(content[: scene.chance.randrange(len(content))])
 
 
-KILLS: tuple[Fault, ...] = (kill_rank, kill_rank, kill_rank, kill_all_ranks)
-FAULTS: tuple[Fault, ...] = (*KILLS, stop_rank, slow_rank, flip_bit, truncate, tear_metrics)
+KILLS: tuple[Fault, ...] = (kill_rank, kill_rank, kill_rank, kill_all_ranks, kill_everything)
+OTHERS: tuple[Fault, ...] = (stop_rank, slow_rank, flip_bit, truncate, tear_metrics)

@@ -14,6 +14,7 @@ from typing import Any
 
 from lumbre.tracking import jsonl
 from tests.faults.kinds import Fault
+from tests.faults.processes import kill_family, processes_in
 from tests.faults.scene import Scene
 
 SAVE_EVERY = 3
@@ -55,7 +56,9 @@ def endure(
     name: str = "run",
     until: float = math.inf,
 ) -> Iterator[Verdict]:
-    """Do `count` faults to a run in a project folder; yield the verdict so far after each, at last all of it.
+    """Do `count` faults of the kinds given to a run in a project folder; yield the verdict after each.
+
+    The last one is of the whole run.
 
     Every moment and victim follows from the seed, as far as processes let them. No fault is done after
     `until` of the monotonic clock.
@@ -68,11 +71,13 @@ def endure(
     )
     assert done.returncode == 0, done.stderr
     run, log = folder / "runs" / name, folder / f"{name}.log"
-    with log.open("w") as out:
-        launcher = subprocess.Popen(
-            _line(count + 8, [*job, f"name={name}"]), cwd=folder, stdout=out, stderr=out, text=True
-        )
-    scene = Scene(launcher, run, chance)
+
+    def start() -> "subprocess.Popen[str]":
+        with log.open("a") as out:
+            line = _line(count + 8, [*job, f"name={name}"])
+            return subprocess.Popen(line, cwd=folder, stdout=out, stderr=out, text=True)
+
+    scene, waiting = Scene(start, run, log, chance), list[Fault]()
     try:
         for _ in range(count):
             if time.monotonic() > until:
@@ -81,21 +86,22 @@ def endure(
             if not moment:
                 verdict.problems.append(f"the run ended after {len(verdict.struck)} faults")
                 break
-            before = scene.step()
-            verdict.struck.append(f"{moment}, step {before}: {chance.choice(faults)(scene)}")
+            # Each kind once before any comes again.
+            waiting = waiting or chance.sample(list(faults), len(faults))
+            before, fault = scene.step(), waiting.pop()
+            verdict.struck.append(f"{moment}, step {before}: {fault(scene)}")
             verdict.harmed = len(scene.harmed)
             verdict.problems += [f"{verdict.struck[-1]}: {name} is damaged" for name in scene.damaged()]
             yield verdict
-        status = launcher.wait()
+        status = scene.launcher.wait()
         if status:
             verdict.problems.append(f"the launcher ended with {status}: {log.read_text()[-2000:]}")
         verdict.problems += _losses(log.read_text(), verdict)
         verdict.problems += _differences(run, folder / "runs" / f"{name}-steady", steps)
         yield verdict
     finally:
-        if launcher.poll() is None:
-            launcher.kill()
-        launcher.wait()
+        kill_family(scene.launcher.pid)
+        scene.launcher.wait()
 
 
 def _line(restarts: int, job: Sequence[str]) -> list[str]:
@@ -146,7 +152,9 @@ def _losses(log: str, verdict: Verdict) -> list[str]:
 
 def _differences(run: Path, steady: Path, steps: int) -> list[str]:
     """Return in what a run's rows and weights differ from those of the one that nothing was done to."""
-    problems = []
+    left = processes_in(run.parent.parent)
+    problems = [f"processes are left: {left}"] if left else []
+    problems += [f"{path.name} is left in checkpoints/" for path in (run / "checkpoints").glob(".*")]
     rows = jsonl.read(run / "metrics.jsonl")
     logged = Counter(row["step"] for row in rows if "loss" in row)
     if logged != Counter(range(1, steps + 1)):

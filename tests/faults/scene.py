@@ -24,13 +24,18 @@ LOOK_SECONDS = 0.003
 class Scene:
     """The launcher, its ranks, and the run folder that they write."""
 
-    launcher: subprocess.Popen[str]
+    start: Callable[[], "subprocess.Popen[str]"]
+    """Runs the command that somebody would run again."""
     run: Path
+    log: Path
     chance: random.Random
     spared: set[int] = field(default_factory=set)
     """Ranks of attempts that have been ended already."""
     harmed: list[str] = field(default_factory=list)
     """Checkpoints that were damaged on purpose."""
+
+    def __post_init__(self) -> None:
+        self.launcher = self.start()
 
     def rows(self) -> list[dict[str, Any]]:
         """Return what the run has logged so far."""

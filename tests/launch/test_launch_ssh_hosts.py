@@ -142,6 +142,42 @@ def test_a_host_cut_off_ends_the_job_everywhere_and_the_same_command_goes_on_whe
     assert project.losses("cut") == pytest.approx(project.losses("alone"), rel=1e-6)
 
 
+def test_a_run_goes_on_with_the_hosts_that_are_left(project):
+    """The first host is cut off, on which the ranks met and the run folder's lock was held."""
+    line = project.launch("name=fewer")
+    child = project.start(*line[:2], "restarts=2", "min_ranks=1", *line[2:])
+    project.wait_for_step(25, "fewer", child)
+    project.hosts.cut("node1")
+    try:
+        _, told = child.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        project.hosts.mend("node1")
+    assert child.returncode == 0, told
+    assert "launch: host node1 was lost at step " in told
+    assert "node1 does not answer" in told
+    assert "; restart 1 of 2 on node2 from step " in told
+    assert project.losses("fewer") == pytest.approx(project.losses("alone"), rel=1e-6)
+    assert "COMPLETED" in project.lumbre("launch", "status", "fewer").stdout
+
+
+def test_a_rank_killed_on_any_host_is_named_and_started_again(project):
+    line = project.launch("name=again")
+    child = project.start(*line[:2], "restarts=1", *line[2:])
+    project.wait_for_step(15, "again", child)
+    ranks = [pid for pid in project.hosts.processes("node2") if b"RANK=1" in environment(pid)]
+    # Its helpers have its variables, and came after it.
+    os.kill(min(ranks), signal.SIGKILL)
+    _, told = child.communicate(timeout=PATIENCE_SECONDS)
+    assert child.returncode == 0, told
+    assert "launch: rank 1 on node2 was killed by SIGKILL at step " in told
+    assert "; restart 1 of 1 on node1, node2 from step " in told
+    assert project.losses("again") == pytest.approx(project.losses("alone"), rel=1e-6)
+
+
+def environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 def test_ctrl_c_and_cancel_save_and_a_killed_launcher_leaves_nothing_running(project):
     command = project.launch("name=stopped", "train.steps=5000", "checkpoint.every_steps=5000")
     record = project.folder / "runs" / "stopped" / "exit.json"
