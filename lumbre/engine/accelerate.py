@@ -13,6 +13,7 @@ from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, auto
 from lumbre.engine.compute import set_up
 from lumbre.errors import Problem
 from lumbre.optim import OptimizerConfig, set_learning_rate
+from lumbre.world import as_one_process
 
 
 class AccelerateConfig(EngineConfig):
@@ -49,7 +50,9 @@ class AccelerateEngine:
         set_up(self.module, config)
         self._config = optimizer
         # cpu=True or Accelerate runs as many independent jobs as there are ranks, silently.
-        self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")
+        # One rank alone, as an agent may start it or be left with, is no data parallel job either.
+        with as_one_process() if distributed.world().size == 1 else nullcontext():
+            self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")
         self._precision = config.precision
         self._optimizer = optimizer.build(self.module.named_parameters())
         self._model = self._accelerator.prepare_model(self.module)
