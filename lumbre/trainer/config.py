@@ -1,6 +1,7 @@
 """How long to train, in which portions, and how often to look."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -74,8 +75,35 @@ class BatchConfig(Config):
                 f"{total} is not micro_batch_size x accumulation_steps x {called} "
                 f"= {micro} x {times} x {groups} = {micro * times * groups}"
             )
-            remedy = f"a multiple of micro_batch_size x {called} = {micro * groups} fits"
-            yield Problem("global_batch_size", fault, remedy)
+            yield Problem("global_batch_size", fault, self._remedy(total, micro, groups, called))
+
+    def _remedy(self, total: int, micro: int, groups: int, called: str) -> str:
+        """Return which number to change to what: the nearest that fit, each beside the others as they are."""
+        stated = self.micro_batch_size is not None, self.accumulation_steps is not None
+        sizes = (("micro_batch_size", micro), ("accumulation_steps", self.accumulation_steps or 1))
+        names = [name for (name, _), kept in zip(sizes, stated, strict=True) if kept]
+        per_group = prod(size for (_, size), kept in zip(sizes, stated, strict=True) if kept)
+        unit = per_group * groups
+        near = _choice([size for size in (total // unit * unit, (total // unit + 1) * unit) if size])
+        remedy = f"a multiple of {' x '.join([*names, called])} = {unit} fits, such as {near}"
+        others = []
+        share, rest = divmod(total, groups * (self.accumulation_steps or 1))
+        if stated[0] and not rest and share:
+            fitting = [share] if stated[1] else [size for size in range(1, micro) if not share % size]
+            others.append(f"micro_batch_size {fitting[-1]}")
+        if not total % per_group:
+            most = total // per_group
+            counts = [count for count in range(1, most + 1) if not most % count]
+            below, above = (
+                [count for count in counts if count < groups][-1:],
+                [count for count in counts if count > groups][:1],
+            )
+            others.append(f"{called} = {_choice([*below, *above])}")
+        return f"{remedy}; {total} fits with {', or '.join(others)}" if others else remedy
+
+
+def _choice(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 class TrainConfig(BatchConfig):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -15,10 +15,11 @@ from .matrix import Case, reference_of
 ROOT = Path(__file__).parents[2]
 
 
-def run_cases(folder: Path, cases: Sequence[Case], *, quiet: bool = True) -> dict[str, Any]:
+def run_cases(folder: Path, cases: Sequence[Case], progress: TextIO | None = None) -> dict[str, Any]:
     """Run what has no result in the folder yet; return the results by id.
 
-    Raises RuntimeError with the end of what was said where a case could not be run.
+    `progress` gets what the runs print. Raises RuntimeError with the end of what was said where a case could
+    not be run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "cases.json"
@@ -29,7 +30,7 @@ def run_cases(folder: Path, cases: Sequence[Case], *, quiet: bool = True) -> dic
             check=False,
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
-            stdout=log if quiet else None,
+            stdout=progress or log,
             stderr=log,
         )
     if done.returncode:

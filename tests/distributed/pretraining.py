@@ -80,11 +80,11 @@ class Watched(Trainer):
         start = super().restore()
         if start:
             self.found["faults"] += unlike(self.engine, Reader(checkpoint(self.checkpoints.folder, start)))
-        self._watch()
+        self._keep_first_gradient()
         self.found["start"] = start
         return start
 
-    def _watch(self) -> None:
+    def _keep_first_gradient(self) -> None:
         step = self.engine.step
 
         def first(*arguments: Any) -> Any:

@@ -19,13 +19,15 @@ from .matrix import (
     dozen_of_transitions,
     pairs,
     reference_of,
+    some_objectives,
     verdict,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CELLS, TRANSITIONS = dozen_of_cells(), dozen_of_transitions()
+CELLS = [*dozen_of_cells(), *some_objectives()]
+TRANSITIONS = dozen_of_transitions()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def test_layout_does_not_matter(results: dict[str, Any], case: dict[str, Any]) -
     """Loss and gradient of the first step, and the losses of all, within law 2's bounds, always clipped."""
     assert verdict(case, results).faults == ()
     assert results[case["id"]]["clipped"] == case["steps"]
-    assert results[case["id"]]["norm_difference"] < 1e-6
+    assert results[case["id"]]["norm_difference"] < 5e-6
 
 
 @pytest.mark.slow
