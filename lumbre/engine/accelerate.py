@@ -60,6 +60,19 @@ class AccelerateEngine:
         self._world = assert_layout(
             self._accelerator.num_processes, engine="accelerate", built=self._model, expected=expected
         )
+        if self._world.size > 1:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Have DDP order its buckets now, by a backward pass of zeros.
+
+        It would after the first step, and so sum the gradients of that step over ranks in another order
+        than those of later ones: a run that goes on would not repeat one that never stopped.
+        """
+        parameters = [parameter for _, parameter in trained(self.module)]
+        self._model.reducer.prepare_for_backward([])
+        torch.stack([parameter.flatten()[0] for parameter in parameters]).sum().mul(0).backward()
+        self._optimizer.zero_grad()
 
     def forward(self) -> nn.Module:
         """Return the model as Accelerate prepared it."""

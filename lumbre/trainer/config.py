@@ -85,7 +85,8 @@ class BatchConfig(Config):
         per_group = prod(size for (_, size), kept in zip(sizes, stated, strict=True) if kept)
         unit = per_group * groups
         near = _choice([size for size in (total // unit * unit, (total // unit + 1) * unit) if size])
-        remedy = f"a multiple of {' x '.join([*names, called])} = {unit} fits, such as {near}"
+        product = f"{' x '.join([*names, called])} = {unit}"
+        remedy = f"{product} fits" if all(stated) else f"a multiple of {product} fits, such as {near}"
         others = []
         share, rest = divmod(total, groups * (self.accumulation_steps or 1))
         if stated[0] and not rest and share:
@@ -94,6 +95,7 @@ class BatchConfig(Config):
         if not total % per_group:
             most = total // per_group
             counts = [count for count in range(1, most + 1) if not most % count]
+            counts = counts[-1:] if all(stated) else counts
             below, above = (
                 [count for count in counts if count < groups][-1:],
                 [count for count in counts if count > groups][:1],

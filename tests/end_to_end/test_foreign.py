@@ -21,7 +21,7 @@ HASH = "'[0-9a-f]+'"
 FOREIGN = {
     "model": ("model.hidden_size=32", "model.hidden_size: it has 16, this run 32"),
     "depth": ("model.num_layers=1", "model.num_layers: it has 2, this run 1"),
-    "tokenizer": ("tokenizer.vocab_size=500", f"tokenizer: it has {HASH}, this run {HASH}"),
+    "tokenizer": ("tokenizer.vocab_size=560", f"tokenizer: it has {HASH}, this run {HASH}"),
     "data set": ("data.sources.0.paths=[other]", f"data.corpus: it has {HASH}, this run {HASH}"),
     "objective": ("objective.mask_probability=0.3", r"objective.mask_probability: it has 0.15, this run 0.3"),
 }
