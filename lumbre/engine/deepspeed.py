@@ -72,7 +72,7 @@ class DeepSpeedConfig(EngineConfig):
             "gradient_clipping": gradient_clipping if self.zero_stage else 0.0,
             "zero_optimization": {"stage": self.zero_stage, **self.offload.zero_keys()},
             "zero_allow_untested_optimizer": True,
-            # torch's AdamW is as fast on the CPU as DeepSpeed's, which takes minutes to compile.
+            # torch's fused AdamW works on the CPU as it is; DeepSpeed's own is compiled for minutes first.
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31 - 1,
         }
