@@ -71,7 +71,9 @@ class AccelerateEngine:
         """
         parameters = [parameter for _, parameter in trained(self.module)]
         self._model.reducer.prepare_for_backward([])
-        torch.stack([parameter.flatten()[0] for parameter in parameters]).sum().mul(0).backward()
+        torch.autograd.backward(
+            torch.stack([parameter.flatten()[0] for parameter in parameters]).sum().mul(0)
+        )
         self._optimizer.zero_grad()
 
     def forward(self) -> nn.Module:
