@@ -35,7 +35,10 @@ def resident() -> float:
 def measure(place: str, folder: str, hidden: int, layers: int, steps: int) -> None:
     """Train some steps and print what they took."""
     torch.manual_seed(0)
-    shape = {"vocab_size": 8192, "hidden_size": hidden, "num_layers": layers, "num_heads": 8, "causal": True}
+    shape = {
+        **{"vocab_size": 8192, "hidden_size": hidden, "num_layers": layers, "num_heads": 8, "causal": True},
+        "position": {"type": "learned", "max_length": 32},
+    }
     offload = {**PLACES[place], **({"folder": folder} if PLACES[place] else {})}
     groups = {"zero_optimization": {"sub_group_size": GROUP}}
     config = DeepSpeedConfig.model_validate({"zero_stage": 3, "offload": offload, "deepspeed": groups})
