@@ -102,6 +102,7 @@ class Helper:
 
     def _report_death(self) -> None:
         """Tell of a rank that has ended without saying so; its peers may only see a closed connection."""
+        self._observe(0.0)
         # At once: ranks that meet the closed connection would be recorded as the first cause.
         self._joined = self._joined or self._subject.board.claimed
         report = self._subject.report(self._stood, alive=False)

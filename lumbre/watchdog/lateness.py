@@ -25,9 +25,12 @@ class Late:
 
 def late(reports: Sequence[Report], members: Mapping[int, str]) -> Late:
     """Return who is late; every rank where none stands out."""
+    if len(reports) == 1 and reports[0].alive and set(members) <= {reports[0].rank}:
+        return Late((reports[0].rank,), "it is the only process that can be seen")
     deviant, difference = _deviant(reports)
     for ranks, sign in _signs(reports, members, (deviant, difference)):
-        if ranks and (len(ranks) < len(reports) or len(reports) == 1):
+        gone = set(ranks) - {one.rank for one in reports}
+        if ranks and (gone or len(ranks) < len(reports) or len(reports) == 1):
             return Late(tuple(sorted(ranks)), sign, bool(sign) and sign == difference)
     return Late(tuple(sorted(report.rank for report in reports)), "no rank stands out from the others")
 

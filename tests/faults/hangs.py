@@ -85,11 +85,11 @@ HANGS = [
     Hang("killed", 0, "ended without a word", status=137),
     Hang("crash in C", 1, "crashed", status=139),
     Hang("child waited for", 1, "waits for a process that it has started"),
-    Hang("slow rank", 1, "of the time"),
+    Hang("slow rank", 1, "stopped by a signal"),
     Hang("hook in backward", 1, "while running backward"),
     Hang("optimizer step", 0, "while updating the weights"),
     Hang("export", 0, "while exporting", during="allowance_seconds"),
-    Hang("at exit", 0, "while ending", during="allowance_seconds", processes=1),
+    Hang("at exit", 0, "while ending", during="allowance_seconds", processes=1, status=0),
     Hang("rendezvous", 1, "did not come", during="rendezvous_seconds"),
     Hang("compilation lock", 1, "lock", during="start_seconds"),
 ]
@@ -135,16 +135,25 @@ def provoke(hang: Hang, folder: Path, number: int, limit: float) -> Outcome:
         record = json.loads((folder / "runs" / name / "exit.json").read_text())
     except (OSError, ValueError):
         record = {"rank": None, "reason": "", "time": float("nan")}
+    accounts = sorted((folder / "runs" / name / "watchdog").glob("*.txt"))
+    if accounts and record.get("status") == 0:
+        # A run that is done stays done where its process does not end.
+        told = accounts[0].read_text()
+        line = next(line for line in told.splitlines() if line.startswith("watchdog: "))
+        rank = int(line.partition(": rank ")[2].split()[0])
+        record = {"rank": rank, "reason": line, "time": accounts[0].stat().st_mtime}
+    elif record.get("status") == 0:
+        record["rank"] = None
     began = float(note.read_text()) if note.exists() else float("nan")
     output = log.read_text(errors="replace")
-    told = [line for line in output.splitlines() if line.startswith(("watchdog: the run", "error: "))]
+    blocks = [line for line in output.splitlines() if line.startswith(("watchdog: the run", "error: "))]
     return Outcome(
         job.returncode,
         record["rank"],
         record["reason"],
         record["time"] - began,
         left,
-        len(told),
+        len(blocks),
         output,
     )
 

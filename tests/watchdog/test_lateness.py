@@ -123,3 +123,9 @@ def test_reports_survive_the_way_between_hosts() -> None:
     """A report that was written and read is the same."""
     one = report(3, STEP, children=[Child(7, "T", "python", "read", ["a.py:1 in f"])])
     assert Report.of(one.text()) == one
+
+
+def test_half_of_the_hosts_may_be_gone() -> None:
+    """As many ranks may be missing as are there: the missing ones are late."""
+    reports = [report(0, STEP[:2]), report(1, STEP[:2])]
+    assert late(reports, {0: "host-0", 1: "host-0", 4: "host-1", 5: "host-1"}).ranks == (4, 5)
