@@ -70,7 +70,7 @@ def _begun(reports: Sequence[Report]) -> dict[int, int]:
 def _deviant(reports: Sequence[Report]) -> tuple[list[int], str]:
     """Return who does another collective than the others do under the same number.
 
-    Where two ranks differ, the one whose collective has never followed on the one before it deviates.
+    Where two ranks differ, the one whose collective has followed on the one before it less often deviates.
     """
     histories = {report.rank: _history(report) for report in reports}
     histories = {rank: history for rank, history in histories.items() if history}
@@ -85,16 +85,16 @@ def _deviant(reports: Sequence[Report]) -> tuple[list[int], str]:
         sign = f"the ranks do not do the same collective #{number}: {told}"
         (usual, count), *others = Counter(calls.values()).most_common()
         if count == others[0][1]:
-            news = [rank for rank, history in histories.items() if not _has_been(history, number)]
-            return news, sign
+            often = {rank: _times(history, number) for rank, history in histories.items()}
+            return [rank for rank, times in often.items() if times == min(often.values())], sign
         return [rank for rank, call in calls.items() if call != usual], sign
     return [], ""
 
 
-def _has_been(history: Mapping[int, Call], number: int) -> bool:
-    """Whether the collective of that number has followed on the one before it earlier on."""
+def _times(history: Mapping[int, Call], number: int) -> int:
+    """Return how often the collective of that number has followed on the one before it earlier on."""
     pair = (history.get(number - 1), history[number])
-    return any((history.get(at - 1), history[at]) == pair for at in history if at < number)
+    return sum((history.get(at - 1), history[at]) == pair for at in history if at < number)
 
 
 def _history(report: Report) -> dict[int, Call]:

@@ -125,6 +125,17 @@ def test_reports_survive_the_way_between_hosts() -> None:
     assert Report.of(one.text()) == one
 
 
+def test_what_followed_once_at_the_start_is_rarer_than_what_follows_in_each_step() -> None:
+    """A collective is not usual because it has come after the same one before, once."""
+    odd = ("gloo:broadcast", [[1]])
+    reports = [report(rank, [BUCKET, odd, *STEP, *STEP, *STEP[:2]]) for rank in (0, 1)]
+    for one, last in zip(reports, (SUMS, odd), strict=True):
+        number = len(one.torch["entries"]) + 1
+        one.torch["entries"].append({"group": 0, "number": number, "name": last[0], "sizes": last[1]})
+        one.torch["status"]["0"] = {"begun": number, "done": number - 1}
+    assert late(reports, members(reports)).ranks == (1,)
+
+
 def test_half_of_the_hosts_may_be_gone() -> None:
     """As many ranks may be missing as are there: the missing ones are late."""
     reports = [report(0, STEP[:2]), report(1, STEP[:2])]
