@@ -61,7 +61,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "span-corruption": {
         "model": {"base": "t5-mini", **SMALL_T5, "num_layers": 1, "num_decoder_layers": 1},
         "objective": {"type": "span_corruption"},
-        "tokenizer": {**BPE, "sentinels": 32},
+        "tokenizer": {**BPE, "vocab_size": 640, "sentinels": 32},
     },
     "replaced-token": {"model": "bert-tiny", "objective": {"type": "rtd", "generator_size": 0.5}},
     "next-sentence": {"model": "bert-tiny", "objective": {"type": "next_sentence"}},

@@ -26,7 +26,7 @@ def test_noise_is_no_spike(seed):
 @given(st.integers(0, 1000), st.integers(FEWEST, 399), st.integers(1, 5))
 def test_a_jump_is_told_once(seed, at, length):
     losses = noisy(seed)
-    losses[at : at + length] = [one + 6.0 for one in losses[at : at + length]]
+    losses[at : at + length] = [one + 12.0 for one in losses[at : at + length]]
     spikes = LossSpikes()
     assert [step for step, loss in enumerate(losses) if spikes.observe(loss)] == [at]
 
@@ -42,7 +42,7 @@ def test_a_loss_that_is_none_is_a_spike_and_not_part_of_what_is_usual():
 @given(st.integers(0, 1000), st.integers(1, 399))
 def test_a_resumed_run_tells_the_same(seed, cut):
     losses = noisy(seed)
-    losses[300] += 6.0
+    losses[300] += 12.0
     whole, first = LossSpikes(), LossSpikes()
     told = [whole.observe(loss) for loss in losses]
     begun = [first.observe(loss) for loss in losses[:cut]]
