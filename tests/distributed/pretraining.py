@@ -64,7 +64,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "tokenizer": {**BPE, "vocab_size": 640, "sentinels": 32},
     },
     "replaced-token": {"model": "bert-tiny", "objective": {"type": "rtd", "generator_size": 0.5}},
-    "next-sentence": {"model": "bert-tiny", "objective": {"type": "next_sentence"}},
+    "next-sentence": {
+        "model": "bert-tiny",
+        "objective": {"type": "next_sentence"},
+        "data": {**RUN["data"], "packing": {"type": "pad"}},
+    },
 }
 """What the models of matrix.py are in a run's config."""
 

@@ -70,7 +70,7 @@ def test_two_ranks_tell_a_foreign_checkpoint_once(run: "Project") -> None:
     done = run.lumbre(*RANKS, "pretrain", "run.yaml", "name=foreign", "model.num_heads=4", *zero)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("error:") == 1, done.stderr
-    assert done.stderr.count("model.num_heads: it has 2, this run 4") == 1
+    assert "model.num_heads: it has 2, this run 4" in done.stderr
     assert "Traceback" not in done.stderr
     assert run.exit("foreign")["status"] == 2
     assert contents(run.folder / "runs/foreign") == before
