@@ -31,7 +31,7 @@ TRANSITIONS = dozen_of_transitions()
 
 
 UNEXPLAINED = "bert-tiny-accelerate-4-x4-to-accelerate-4-x4"
-"""Its first loss after the resume is 3e-8 off the unbroken run's, from the same state; seen once in two runs."""
+"""Its first loss after the resume is 3e-8 off the unbroken run, from the same state to the bit."""
 
 
 def marked(case: dict[str, Any]) -> Any:
