@@ -65,7 +65,7 @@ slurm: install
 
 ssh: install
 	@echo "==> tests on hosts of their own: network namespaces of this machine with sshd (root; as above)"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ssh -rs tests/launch
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ssh -rs tests/launch tests/faults
 
 images: install
 	@echo "==> tests of the image and of what Docker and Kubernetes are given (a Podman of their own, from nothing)"

@@ -5,7 +5,7 @@ each fault every checkpoint that has a name is verified, and at the end losses, 
 held against an unbroken run's.
 
     python -m benchmarks.faults --count 200 --seed 1                 # SIGKILL alone
-    python -m benchmarks.faults --count 50 --seed 2 --kinds all      # stops, damage and torn files too
+    python -m benchmarks.faults --count 50 --seed 2 --kinds all      # stops, damage, full disks
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.end_to_end.conftest import lay_out_project
 from tests.faults.kinds import KILLS, OTHERS
-from tests.faults.laboratory import SAVE_EVERY, Verdict, endure
+from tests.faults.laboratory import SAVE_EVERY, Verdict, disk_for, endure
 
 ENGINE = ("engine.type=deepspeed", "engine.zero_stage=2")
 
@@ -55,10 +55,11 @@ def main() -> int:
         kinds = KILLS if asked.kinds == "kills" else (*KILLS, *OTHERS)
         verdict = Verdict()
         until = began + 60 * asked.minutes
-        for verdict in endure(
-            folder, "run.yaml", kinds, asked.count, asked.seed, *asked.options, until=until
-        ):
-            print(f"{len(verdict.struck):4}  {verdict.struck[-1]}", flush=True)
+        with disk_for(folder, kinds) as possible:
+            for verdict in endure(
+                folder, "run.yaml", possible, asked.count, asked.seed, *asked.options, until=until
+            ):
+                print(f"{len(verdict.struck):4}  {verdict.struck[-1]}", flush=True)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     show(verdict)
     print(f"{time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU")

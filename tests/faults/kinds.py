@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.processes import assert_nobody_works_in, kill_family
+from tests.faults.disk import fill
+from tests.faults.processes import kill_family
 from tests.faults.scene import Scene, signalled
 
 Fault = Callable[[Scene], str]
@@ -29,16 +30,13 @@ def kill_everything(scene: Scene) -> str:
     scene.spared |= set(scene.ranks().values())
     kill_family(scene.launcher.pid)
     scene.launcher.wait()
-    with scene.log.open("a") as out:
-        out.write(f"all were killed at step {scene.step()}; restart by the same command\n")
-    assert_nobody_works_in(scene.run.parent.parent)
-    scene.launcher = scene.start()
+    scene.run_again("all were killed")
     return "everything killed"
 
 
 def stop_rank(scene: Scene) -> str:
     """A rank stands still for a while, as on a machine that swaps, and goes on."""
-    rank, pid = scene.chance.choice(sorted(scene.ranks().items()))
+    rank, pid = _some_rank(scene)
     seconds = scene.chance.uniform(0.1, 1.5)
     signalled(pid, signal.SIGSTOP)
     time.sleep(seconds)
@@ -48,7 +46,7 @@ def stop_rank(scene: Scene) -> str:
 
 def slow_rank(scene: Scene) -> str:
     """A rank gets a third of its time for a while."""
-    rank, pid = scene.chance.choice(sorted(scene.ranks().items()))
+    rank, pid = _some_rank(scene)
     for _ in range(20):
         signalled(pid, signal.SIGSTOP)
         time.sleep(0.04)
@@ -78,6 +76,28 @@ def tear_metrics(scene: Scene) -> str:
     return "metrics.jsonl torn"
 
 
+def starve_disk(scene: Scene) -> str:
+    """Others take all the space of the disk for a while; the runs folder has to be a small one of its own.
+
+    A run that ends over it is started by somebody again: rows wait in memory, checkpoints cannot.
+    """
+    others = scene.run.parent / "others"
+    scene.starved = True
+    fill(others)
+    seconds = scene.chance.uniform(0.2, 4)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and scene.launcher.poll() is None:
+        time.sleep(0.02)
+    others.unlink()
+    return f"no space on the disk for {seconds:.1f} s"
+
+
+def _some_rank(scene: Scene) -> tuple[int, int]:
+    """Return a rank and its process; where an attempt is just over, one of the next."""
+    assert scene.wait_for(lambda: bool(scene.ranks())), "the run has ended"
+    return scene.chance.choice(sorted(scene.ranks().items()))
+
+
 def _damage(scene: Scene, word: str, harm: Callable[[Scene, Path], None]) -> str:
     with scene.stopped():
         whole = scene.whole()
@@ -105,4 +125,4 @@ def _cut(scene: Scene, file: Path) -> None:
 
 
 KILLS: tuple[Fault, ...] = (kill_rank, kill_rank, kill_rank, kill_all_ranks, kill_everything)
-OTHERS: tuple[Fault, ...] = (stop_rank, slow_rank, flip_bit, truncate, tear_metrics)
+OTHERS: tuple[Fault, ...] = (stop_rank, slow_rank, flip_bit, truncate, tear_metrics, starve_disk)

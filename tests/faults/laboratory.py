@@ -8,16 +8,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lumbre.tracking import jsonl
-from tests.faults.kinds import Fault
+from tests.faults.disk import CannotMountError, small_disk
+from tests.faults.kinds import Fault, starve_disk
 from tests.faults.processes import kill_family, processes_in
 from tests.faults.scene import Scene
 
 SAVE_EVERY = 3
+DISK = "64m"
+"""Many times what the runs take."""
 STEPS_A_FAULT = 4
 """So that the run is not at its end before its faults are."""
 SUPERVISED = ("launch", "local", "processes=2", "threads_per_process=1", "restarts_without_progress=1000")
@@ -93,8 +97,9 @@ def endure(
             verdict.harmed = len(scene.harmed)
             verdict.problems += [f"{verdict.struck[-1]}: {name} is damaged" for name in scene.damaged()]
             yield verdict
-        status = scene.launcher.wait()
-        if status:
+        while not scene.has_ended():
+            time.sleep(0.05)
+        if status := scene.launcher.returncode:
             verdict.problems.append(f"the launcher ended with {status}: {log.read_text()[-2000:]}")
         verdict.problems += _losses(log.read_text(), verdict)
         verdict.problems += _differences(run, folder / "runs" / f"{name}-steady", steps)
@@ -102,6 +107,18 @@ def endure(
     finally:
         kill_family(scene.launcher.pid)
         scene.launcher.wait()
+
+
+@contextmanager
+def disk_for(folder: Path, faults: Sequence[Fault]) -> Iterator[Sequence[Fault]]:
+    """Have the runs on a small disk where one is to be starved; yield what can be done here of the faults."""
+    with ExitStack() as stack:
+        if starve_disk in faults:
+            try:
+                stack.enter_context(small_disk(folder / "runs", DISK))
+            except CannotMountError:
+                faults = [fault for fault in faults if fault is not starve_disk]
+        yield faults
 
 
 def _line(restarts: int, job: Sequence[str]) -> list[str]:
@@ -124,7 +141,7 @@ def _come(scene: Scene) -> str:
     if not scene.wait_for(now):
         return ""
     time.sleep(scene.chance.uniform(0, 0.02 if moment == "saving" else 0.1))
-    return moment if scene.launcher.poll() is None else ""
+    return "" if scene.has_ended() else moment
 
 
 def _losses(log: str, verdict: Verdict) -> list[str]:

@@ -14,10 +14,13 @@ from typing import Any
 from launch.signals import family_of
 from lumbre.checkpoint import verify
 from lumbre.tracking import jsonl
+from tests.faults.processes import assert_nobody_works_in
 
 PATIENCE_SECONDS = 600.0
 """How long the run may take to come to where it is wanted, on a machine with much else to do."""
 LOOK_SECONDS = 0.003
+FULL_DISK = 2
+"""The exit status of a run that ended over one: it is somebody's to free space."""
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Scene:
     """Ranks of attempts that have been ended already."""
     harmed: list[str] = field(default_factory=list)
     """Checkpoints that were damaged on purpose."""
+    starved: bool = False
+    """Whether the disk was full since the command was last run: the run may end over it, and is run again."""
 
     def __post_init__(self) -> None:
         self.launcher = self.start()
@@ -78,11 +83,27 @@ class Scene:
         """Wait until the condition holds; return False where the launcher has ended before."""
         until = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            if self.launcher.poll() is not None:
+            if self.has_ended():
                 return False
             assert time.monotonic() < until, "the run does not come to where it is wanted"
             time.sleep(LOOK_SECONDS)
-        return self.launcher.poll() is None
+        return not self.has_ended()
+
+    def has_ended(self) -> bool:
+        """Whether the launcher has ended, for another reason than a disk that had no space for a while."""
+        status = self.launcher.poll()
+        if status == FULL_DISK and self.starved:
+            self.run_again("the disk was full")
+            return False
+        return status is not None
+
+    def run_again(self, why: str) -> None:
+        """Run the same command, as somebody would, when nothing of the last one is left."""
+        with self.log.open("a") as out:
+            out.write(f"{why} at step {self.step()}; restart by the same command\n")
+        assert_nobody_works_in(self.run.parent.parent)
+        self.starved = False
+        self.launcher = self.start()
 
     def kill(self, ranks: list[int]) -> None:
         """Kill these ranks at one moment, and count all of the attempt as gone."""

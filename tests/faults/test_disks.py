@@ -1,10 +1,8 @@
 """Disks that are full, that others fill, or that are read-only: a reason, exit 2, and nothing lost."""
 
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from lumbre.checkpoint import verify
 from lumbre.tracking import jsonl
 from tests.end_to_end.conftest import Project
+from tests.faults.disk import CannotMountError, fill, remount, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -25,29 +24,14 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """Mount a disk of its own at a folder; skip the test where that is not permitted."""
-    folder.mkdir()
-    done = mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
-    if done.returncode:
-        pytest.skip(f"a disk cannot be mounted here: {done.stderr.strip()}")
-    try:
+def disk(folder: Path, size: str) -> Iterator[None]:
+    """Have a small disk; skip the test where it is not permitted."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(folder, size))
+        except CannotMountError as why:
+            pytest.skip(str(why))
         yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def mount(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run mount."""
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount here")
-    return subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-
-
-def remount(folder: Path, options: str) -> None:
-    """Change a mounted disk."""
-    done = mount("-o", f"remount,{options}", str(folder))
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("layout", [[], [*TWO_RANKS]], ids=["alone", "launched"])
@@ -57,7 +41,7 @@ def test_a_full_disk_stops_with_a_reason_and_loses_nothing(project: Project, lay
     command = [*layout, "pretrain", "run.yaml", f"runs_folder={folder.name}"]
     command += ["checkpoint.every_steps=2", "checkpoint.keep=100"]
     run = folder / "run"
-    with small_disk(folder, "1m"):
+    with disk(folder, "1m"):
         stopped = project.lumbre(*command)
         assert stopped.returncode == 2, stopped.stderr
         assert f"{folder.name}/run/checkpoints/.step-" in stopped.stderr
@@ -80,7 +64,7 @@ def test_a_disk_that_others_fill_stops_a_run_with_a_reason(project: Project) -> 
     """Not a byte is free for a row, an exit record or a lock: exit 2 all the same, and nothing is lost."""
     folder = project.folder / "filled"
     command = ["pretrain", "run.yaml", "runs_folder=filled", "checkpoint.every_steps=4"]
-    with small_disk(folder, "8m"):
+    with disk(folder, "8m"):
         process = project.start(*command)
         project.wait_for(lambda: any(row["step"] >= 5 for row in rows(folder / "run")), process)
         process.send_signal(signal.SIGSTOP)
@@ -103,18 +87,11 @@ def test_a_disk_that_others_fill_stops_a_run_with_a_reason(project: Project) -> 
         )
 
 
-def fill(file: Path) -> None:
-    """Take all the space that a disk has left."""
-    with file.open("wb", buffering=0) as stream, suppress(OSError):
-        while True:
-            stream.write(bytes(4096))
-
-
 def test_a_read_only_run_folder_is_an_error(project: Project) -> None:
     """Exit 2 with place and remedy; once it can be written again, the run goes on from where it was."""
     folder = project.folder / "locked"
     command = ["pretrain", "run.yaml", "runs_folder=locked", "checkpoint.every_steps=1000"]
-    with small_disk(folder, "8m"):
+    with disk(folder, "8m"):
         process = project.start(*command)
         project.wait_for(lambda: any(row["step"] >= 3 for row in rows(folder / "run")), process)
         process.send_signal(signal.SIGTERM)

@@ -7,9 +7,9 @@ import pytest
 
 from tests.end_to_end.conftest import lay_out_project
 from tests.faults.kinds import KILLS, OTHERS
-from tests.faults.laboratory import endure
+from tests.faults.laboratory import disk_for, endure
 
-COUNT = int(os.environ.get("LUMBRE_FAULTS", "6"))
+COUNT = int(os.environ.get("LUMBRE_FAULTS", "9"))
 """How much is done to one run; a nightly job can afford more."""
 SEED = int(os.environ.get("LUMBRE_SEED", "3"))
 ZERO = ("engine.type=deepspeed", "engine.zero_stage=2")
@@ -25,6 +25,7 @@ def test_a_run_that_suffers_anything_is_the_unbroken_run(tmp_path: Path) -> None
     found and never loaded; a restart loses no more than a save interval and the save in flight.
     """
     lay_out_project(tmp_path)
-    for verdict in endure(tmp_path, "run.yaml", KINDS, COUNT, SEED, *ZERO):
-        assert verdict.problems == [], verdict
+    with disk_for(tmp_path, KINDS) as kinds:
+        for verdict in endure(tmp_path, "run.yaml", kinds, COUNT, SEED, *ZERO):
+            assert verdict.problems == [], verdict
     assert len(verdict.struck) == COUNT
