@@ -98,6 +98,10 @@ class FinetuneConfig(RunConfig):
         if self.engine.sequence_parallel > 1:
             fault = "rows are shared out by our own attention, and models of transformers have theirs"
             yield Problem("engine.sequence_parallel", fault, "use 1")
+        if self.engine.tensor_parallel > 1:
+            fault = "matrices are shared out by our own blocks, and models of transformers have theirs"
+            remedy = "use 1; engine.zero_stage=3 shares the model out over ranks too"
+            yield Problem("engine.tensor_parallel", fault, remedy)
         yield from self._model_problems()
         yield from self._record_problems()
         yield from self._selection_problems()

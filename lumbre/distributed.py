@@ -110,13 +110,30 @@ def seed_torch(seed: int, device: "torch.device") -> None:
         torch.mps.manual_seed(seed)
 
 
-def neighbours(ranks: int) -> "torch.distributed.ProcessGroup":
-    """Return the process group of this rank and its neighbours, so many together; every rank calls."""
+def neighbours(ranks: int, apart: int = 1) -> "torch.distributed.ProcessGroup":
+    """Return the process group of this rank and so many - 1 others next to it; every rank calls.
+
+    They are neighbours, or so far `apart`, and others lie between.
+    """
     import torch
 
-    made: Any = torch.distributed.new_subgroups
-    group: torch.distributed.ProcessGroup = made(ranks, timeout=timedelta(seconds=TIMEOUT_SECONDS))[0]
+    span = ranks * apart
+    groups = [
+        [first + apart * index for index in range(ranks)]
+        for block in range(0, world().size, span)
+        for first in range(block, block + apart)
+    ]
+    made: Any = torch.distributed.new_subgroups_by_enumeration
+    group: torch.distributed.ProcessGroup = made(groups, timeout=timedelta(seconds=TIMEOUT_SECONDS))[0]
     return group
+
+
+def counterparts(ranks: int) -> "torch.distributed.ProcessGroup":
+    """Return the process group of the ranks with this one's place among their so many neighbours.
+
+    Every rank calls.
+    """
+    return neighbours(world().size // ranks, apart=ranks)
 
 
 def barrier() -> None:

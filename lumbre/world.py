@@ -71,9 +71,9 @@ class World:
         """Return which of the groups of so many neighbouring ranks this process is in."""
         return Place(self.rank // ranks, self.size // ranks)
 
-    def within_group(self, ranks: int) -> Place:
-        """Return this process's place in its group of so many neighbouring ranks."""
-        return Place(self.rank % ranks, ranks)
+    def within_group(self, ranks: int, apart: int = 1) -> Place:
+        """Return this process's place in its group of so many ranks, neighbours or so far apart."""
+        return Place(self.rank // apart % ranks, ranks)
 
 
 def world() -> World:

@@ -81,7 +81,7 @@ class PretrainConfig(RunConfig):
             yield Problem("tokenizer.type", fault, f"use tokenizer: {{type: file, path: {self.model.path}}}")
         yield from self._stage_problems()
         if self.train.spikes == "quarantine" and self.engine.sharing:
-            fault = f"no rank has a whole document with engine.{next(iter(self.engine.sharing))}"
+            fault = f"no document is one rank's alone with engine.{next(iter(self.engine.sharing))}"
             yield Problem("train.spikes", fault, "use roll_back")
         best = self.checkpoint.keep_best
         # What loss/ has parts of is known once the data is.
@@ -112,6 +112,7 @@ class PretrainConfig(RunConfig):
             remedy = "use the folder's own tokenizer" if started else "leave the key out"
             yield Problem("model.path" if started else "model.vocab_size", f"{fault} tokenizer", remedy)
         yield from self._sequence_problems(model)
+        yield from self._tensor_problems(model)
         for key, length in self._lengths().items():
             longest = self.objective.longest(length, kind)
             longest += -longest % self.engine.sequence_parallel
@@ -132,7 +133,12 @@ class PretrainConfig(RunConfig):
 
     def _sequence_problems(self, model: TransformerConfig) -> Iterator[Problem]:
         """Yield rows and heads that do not fall into as many equal parts as ranks share a row."""
-        ranks, lengths, heads = self.engine.sequence_parallel, self._lengths(), self.objective.heads(model)
+        ranks, lengths, alike = self.engine.sequence_parallel, self._lengths(), self.engine.tensor_parallel
+        heads = {
+            name: stack.num_heads // alike
+            for name, stack in self.objective.stacks(model).items()
+            if stack.num_heads % alike == 0
+        }
         common = math.gcd(distributed.world().size, *lengths.values(), *heads.values())
         fits = " or ".join(str(count) for count in range(1, common + 1) if common % count == 0)
         for key, length in lengths.items():
@@ -143,8 +149,33 @@ class PretrainConfig(RunConfig):
                 yield Problem(key, fault, remedy)
         for name, number in heads.items():
             if number % ranks:
-                fault = f"{ranks} ranks cannot share {number} {'heads' if number > 1 else 'head'} of {name}"
-                yield Problem("engine.sequence_parallel", fault, f"use {fits}")
+                left = f" that engine.tensor_parallel={alike} leaves each" if alike > 1 else ""
+                what = f"{number} {'heads' if number > 1 else 'head'} of {name}{left}"
+                yield Problem("engine.sequence_parallel", f"{ranks} ranks cannot share {what}", f"use {fits}")
+
+    def _tensor_problems(self, model: TransformerConfig) -> Iterator[Problem]:
+        """Yield heads and widths that do not fall into as many equal parts as ranks share matrices."""
+        key, ranks = "engine.tensor_parallel", self.engine.tensor_parallel
+        if ranks == 1:
+            return
+        if model.mixture is not None:
+            remedy = "use 1; engine.zero_stage=3 shares experts out over ranks too"
+            yield Problem(key, "ranks share the matrices of one MLP, and the model has experts", remedy)
+        sizes = {
+            f"{what} of {name}": number
+            for name, stack in self.objective.stacks(model).items()
+            for what, number in (
+                ("heads", stack.num_heads),
+                ("key/value heads", stack.kv_heads),
+                ("numbers inside the MLP", stack.mlp_width),
+            )
+        }
+        common = math.gcd(distributed.world().size, *sizes.values())
+        fits = " or ".join(str(count) for count in range(1, common + 1) if common % count == 0)
+        for what, number in sizes.items():
+            if number % ranks:
+                what = what.replace("heads", "head") if number == 1 else what
+                yield Problem(key, f"{ranks} ranks cannot share {number} {what}", f"use {fits}")
 
     def _probe_problems(self) -> Iterator[Problem]:
         """Yield probes of one name, and an interval without a probe."""

@@ -65,7 +65,8 @@ def main(config: PretrainConfig) -> ExitStatus:
 
 def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStatus, int]:
     """Train inside a session and a claimed folder; return how it ended and at which step."""
-    group, within = config.engine.group, distributed.world().within_group(config.engine.sequence_parallel)
+    group, world, alike = config.engine.group, distributed.world(), config.engine.tensor_parallel
+    within = world.within_group(config.engine.sequence_parallel, apart=alike)
     watchdog.enter("building the model")
     tokenizer = next(iter(sets.values())).tokenizer()
     objective = config.objective.build(tokenizer, config.seed)
@@ -117,6 +118,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         peak=hardware.peak(engine.device, config.engine.precision),
         probes=[probes, *looks],
         watch=Suspects(stream, quarantine, list(sets), active=config.train.spikes == "quarantine"),
+        counted=world.within_group(alike).index == 0,
     )
     watchdog.enter("restoring the checkpoint")
     complete = trainer.restore() >= steps and (folder / "model").is_dir()

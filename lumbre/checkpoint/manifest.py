@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
-"""Format 1 is the same without the manifest's own hash, and is read too."""
+FORMAT = 3
+"""Format 2 has no shares in its indexes, format 1 no hash of the manifest itself either; both are read."""
 MANIFEST = "manifest.json"
 STATE = "state.json"
 INDEX = "rank-*.json"
@@ -34,7 +34,7 @@ def listed(folder: Path) -> tuple[dict[str, tuple[int, str]], str]:
         return {}, f"{MANIFEST}: {(error.strerror or str(error)).lower()}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}, f"{MANIFEST}: is damaged"
-    if version == FORMAT:
+    if version in (2, FORMAT):
         whole = own == _hash(content) and text == _text({**content, "sha256": own}).encode()
     elif version == 1:
         whole = own == ""
@@ -42,7 +42,7 @@ def listed(folder: Path) -> tuple[dict[str, tuple[int, str]], str]:
         # A number that was not written by any version is damage; one of a later version is told as such.
         seems_later = own == _hash(content)
         return {}, (
-            f"{MANIFEST}: format {version} is not one that this version reads (1, {FORMAT})"
+            f"{MANIFEST}: format {version} is not one that this version reads (1 to {FORMAT})"
             if seems_later
             else f"{MANIFEST}: is damaged"
         )

@@ -3,6 +3,7 @@
 import json
 import os
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,26 @@ import torch
 from lumbre.checkpoint.manifest import INDEX, listed
 from lumbre.checkpoint.shard import DTYPES, HEADER_LENGTH
 from lumbre.errors import CheckpointError
+from lumbre.models.share import Share
+
+CHUNK = 1 << 20
+"""Elements of a share that are put to their places at once."""
 
 
 @dataclass(frozen=True)
 class _Piece:
+    """A fragment in a file: elements [start, stop) of the parameter, or of the share of it."""
+
     start: int
     stop: int
     file: Path
+    share: Share | None
+
+    def within(self, start: int, stop: int) -> tuple[int, int]:
+        """Return which of its elements are among [start, stop) of the parameter."""
+        if self.share is not None:
+            start, stop = self.share.before(start), self.share.before(stop)
+        return max(start, self.start), min(stop, self.stop)
 
 
 class _Shard:
@@ -67,9 +81,8 @@ class Reader:
             index = folder / name
             for entry in json.loads(index.read_bytes())["fragments"]:
                 self.shapes[entry["name"]] = tuple(entry["shape"])
-                piece = _Piece(
-                    entry["start"], entry["start"] + entry["numel"], index.with_suffix(".safetensors")
-                )
+                file, stop = index.with_suffix(".safetensors"), entry["start"] + entry["numel"]
+                piece = _Piece(entry["start"], stop, file, _share(entry))
                 for kind in entry["kinds"]:
                     self._pieces.setdefault((kind, entry["name"]), []).append(piece)
 
@@ -79,19 +92,24 @@ class Reader:
         They are read into the tensor that is returned: no other memory is taken. Raises CheckpointError
         where the checkpoint does not have them all.
         """
-        key, out, position = f"{kind}/{name}", torch.empty(0), start
-        for piece in sorted(self._pieces.get((kind, name), []), key=lambda piece: piece.start):
-            if piece.start <= position < min(stop, piece.stop):
-                shard = self._shard(piece.file)
-                if position == start:
-                    out = torch.empty(stop - start, dtype=shard.dtype(key))
-                end = min(stop, piece.stop)
-                shard.read_into(out[position - start : end - start], key, position - piece.start)
-                position = end
-        if position < stop:
+        key, pieces, found = f"{kind}/{name}", self._pieces.get((kind, name), []), 0
+        out = torch.empty(stop - start, dtype=self._shard(pieces[0].file).dtype(key) if pieces else None)
+        for piece in pieces:
+            shard, (first, last) = self._shard(piece.file), piece.within(start, stop)
+            if piece.share is None and first < last:
+                shard.read_into(out[first - start : last - start], key, first - piece.start)
+            elif piece.share is not None:
+                for at in range(first, last, CHUNK):
+                    end = min(at + CHUNK, last)
+                    part = torch.empty(end - at, dtype=out.dtype)
+                    shard.read_into(part, key, at - piece.start)
+                    out[piece.share.places(at, end) - start] = part
+            found += max(last - first, 0)
+        # Of no element is there more than one.
+        if found < stop - start:
             raise CheckpointError(
-                f"{self.folder}: {kind} of {name} lacks elements from {position} on; "
-                "the checkpoint is of another model or optimizer"
+                f"{self.folder}: {kind} of {name} lacks {stop - start - found} of the elements from {start} "
+                f"to {stop}; the checkpoint is of another model or optimizer"
             )
         self.bytes_read += out.numel() * out.element_size()
         return out
@@ -100,3 +118,11 @@ class Reader:
         if file not in self._open:
             self._open[file] = _Shard(file)
         return self._open[file]
+
+
+def _share(entry: Mapping[str, Any]) -> Share | None:
+    """Return the rows or columns that a fragment's elements are counted in, as its index says."""
+    if "share" not in entry:
+        return None
+    ranges = tuple((start, end) for start, end in entry["share"]["ranges"])
+    return Share(tuple(entry["shape"]), entry["share"]["dim"], ranges)

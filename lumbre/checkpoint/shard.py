@@ -26,7 +26,7 @@ class Layout:
     """What a rank's file holds and where, the same at each save of a run."""
 
     fragments: list[dict[str, Any]]
-    """Name, shape, range and kinds of each fragment."""
+    """Name, shape, range and kinds of each fragment, and the rows or columns that the range is of."""
     header: bytes
     """The beginning of the file, up to the data."""
     keys: list[str]
@@ -49,15 +49,16 @@ class Layout:
                     "data_offsets": [begin, end],
                 }
                 tensors[f"{kind}/{fragment.name}"] = place
-            listed.append(
-                {
-                    "name": fragment.name,
-                    "shape": list(fragment.shape),
-                    "start": fragment.start,
-                    "numel": fragment.numel,
-                    "kinds": list(fragment.tensors),
-                }
-            )
+            entry = {
+                "name": fragment.name,
+                "shape": list(fragment.shape),
+                "start": fragment.start,
+                "numel": fragment.numel,
+                "kinds": list(fragment.tensors),
+            }
+            if fragment.share is not None:
+                entry["share"] = {"dim": fragment.share.dim, "ranges": fragment.share.ranges}
+            listed.append(entry)
         text = json.dumps(tensors, separators=(",", ":")).encode()
         # The data of any type begins at a multiple of its size.
         text += b" " * (-len(text) % HEADER_LENGTH)

@@ -2,6 +2,14 @@
 
 from lumbre.engine.accelerate import AccelerateConfig
 from lumbre.engine.base import Engine, EngineConfig, Fragment, Read
-from lumbre.engine.deepspeed import DeepSpeedConfig
+from lumbre.engine.deepspeed import DeepSpeedConfig, DeepSpeedEngine
 
-__all__ = ["AccelerateConfig", "DeepSpeedConfig", "Engine", "EngineConfig", "Fragment", "Read"]
+__all__ = [
+    "AccelerateConfig",
+    "DeepSpeedConfig",
+    "DeepSpeedEngine",
+    "Engine",
+    "EngineConfig",
+    "Fragment",
+    "Read",
+]

@@ -25,8 +25,11 @@ class AccelerateConfig(EngineConfig):
     """Every rank holds everything; other stages are engine.type=deepspeed."""
 
     def problems(self) -> Iterator[Problem]:
-        """Report a stage of ZeRO."""
+        """Report a stage of ZeRO, and matrices that ranks would share."""
         yield from super().problems()
+        if self.tensor_parallel > 1:
+            fault = "every rank has the whole model with accelerate"
+            yield Problem("tensor_parallel", fault, "use engine.type=deepspeed, or 1")
         if self.zero_stage:
             remedy = "use engine.type=deepspeed, which has ZeRO"
             yield Problem("zero_stage", f"should be 0, got {self.zero_stage}", remedy)

@@ -15,6 +15,7 @@ from lumbre.distributed import Place, World, world
 from lumbre.errors import LayoutError, Problem
 from lumbre.models.attention import KernelName
 from lumbre.models.recompute import Recompute
+from lumbre.models.share import Share
 from lumbre.optim import OptimizerConfig
 
 Precision = Literal["float32", "bfloat16", "float64"]
@@ -25,13 +26,15 @@ class Fragment:
     """The part of one parameter that this rank owns in a checkpoint.
 
     `tensors` maps "param" and each optimizer state's name to a flat tensor: elements
-    [start, start + numel) of the flattened parameter.
+    [start, start + numel) of the flattened parameter, or of the flattened share of it.
     """
 
     name: str
     shape: tuple[int, ...]
     start: int
     tensors: dict[str, torch.Tensor]
+    share: Share | None = None
+    """The rows or columns in which elements are counted, where ranks share these out; None is all."""
 
     @property
     def numel(self) -> int:
@@ -41,6 +44,15 @@ class Fragment:
 
 Read = Callable[[str, str, int, int], torch.Tensor]
 """read(kind, name, start, stop): a flat tensor out of a checkpoint; kind is "param" or a state's name."""
+
+
+def read_share(read: Read, kind: str, name: str, share: Share | None, start: int, stop: int) -> torch.Tensor:
+    """Return elements [start, stop) of the share of a tensor, of which no more than encloses them is read."""
+    if share is None or start == stop:
+        return read(kind, name, start, stop)
+    places = share.places(start, stop)
+    first = int(places[0])
+    return read(kind, name, first, int(places[-1]) + 1)[places - first]
 
 
 class Engine(Protocol):
@@ -112,11 +124,16 @@ class EngineConfig(Choice):
     sequence_parallel: PositiveInt = 1
     """Neighbouring ranks that share each row, a part of its tokens each (DeepSpeed-Ulysses). What a rank
     keeps of a row for the backward pass falls as much. It divides the model's heads and the row's tokens."""
+    tensor_parallel: PositiveInt = 1
+    """Neighbouring ranks that share each block's matrices, a part of the heads and of the MLP's width each
+    (Megatron; engine.type=deepspeed, zero_stage 0 to 2). They read the same rows. Embeddings, norms and the
+    head are whole on each. It divides heads, key/value heads and the intermediate size."""
 
     @property
     def sharing(self) -> Mapping[str, int]:
         """The keys by which several ranks work on the same samples, and how many each says."""
-        return {"sequence_parallel": self.sequence_parallel} if self.sequence_parallel > 1 else {}
+        keys = {"sequence_parallel": self.sequence_parallel, "tensor_parallel": self.tensor_parallel}
+        return {key: ranks for key, ranks in keys.items() if ranks > 1}
 
     @property
     def group(self) -> Place:
@@ -128,6 +145,10 @@ class EngineConfig(Choice):
         """Report choices that exclude each other, and processes that do not fall into groups."""
         for key, ranks in self.sharing.items():
             yield from _ungrouped(key, ranks)
+        together = math.prod(self.sharing.values())
+        if world().size % together and not any(world().size % ranks for ranks in self.sharing.values()):
+            fault = f"{world().size} processes are no multiple of {' x '.join(self.sharing)} = {together}"
+            yield Problem("tensor_parallel", fault, f"use 1, or start {together} processes")
         if self.compile and self.activation_checkpointing == "selective":
             fault = "with compile: true the compiler itself chooses what it keeps and what it computes again"
             yield Problem("activation_checkpointing", fault, "use none, or 1 for every block")

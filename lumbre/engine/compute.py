@@ -20,7 +20,7 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
     Raises ConfigError for what a model of transformers does not have.
     """
     trunks = [part for part in model.modules() if isinstance(part, Transformer)]
-    sequence = _sequence_parallel(config.sequence_parallel)
+    sequence = _sequence_parallel(config.sequence_parallel, config.tensor_parallel)
     for trunk in trunks:
         trunk.sequence = sequence
         trunk.attention_kernel = config.attention_kernel
@@ -34,12 +34,12 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
         _set_up_foreign(model, config)
 
 
-def _sequence_parallel(ranks: int) -> SequenceParallel:
-    """Return this rank's part of the rows that so many neighbouring ranks share; every rank calls."""
+def _sequence_parallel(ranks: int, apart: int) -> SequenceParallel:
+    """Return this rank's part of the rows that so many ranks share, so far apart; every rank calls."""
     if ranks == 1:
         return SequenceParallel()
-    place = distributed.world().within_group(ranks)
-    return SequenceParallel(place.index, place.count, distributed.neighbours(ranks).group_name)
+    place = distributed.world().within_group(ranks, apart)
+    return SequenceParallel(place.index, place.count, distributed.neighbours(ranks, apart).group_name)
 
 
 def _set_up_foreign(model: Any, config: EngineConfig) -> None:

@@ -24,14 +24,18 @@ from lumbre.engine.base import (
     assert_layout,
     autocast,
     even_slice,
+    read_share,
     trained,
 )
 from lumbre.engine.compute import set_up
 from lumbre.engine.offload import OffloadConfig
+from lumbre.engine.tensor import TensorGroup, deal_out
 from lumbre.engine.zero3 import Partitions
 from lumbre.errors import Problem
+from lumbre.models.share import Share
 from lumbre.optim import OptimizerConfig, set_learning_rate
 from lumbre.watchdog.extension_locks import clear_stale_locks, extensions_folder
+from lumbre.world import Place
 
 
 class DeepSpeedConfig(EngineConfig):
@@ -56,6 +60,9 @@ class DeepSpeedConfig(EngineConfig):
             # DeepSpeed's linear map adds the bias to the product in place, and would add it twice.
             fault = "selective keeps products, which DeepSpeed changes after the fact at stage 3"
             yield Problem("activation_checkpointing", fault, "use 1, every block, or zero_stage 2")
+        if self.zero_stage == 3 and self.tensor_parallel > 1:
+            fault = "stage 3 shares out parameters by themselves, and tensor_parallel has shared them already"
+            yield Problem("zero_stage", fault, "use 2, or tensor_parallel: 1")
         for problem in self.offload.misfits(self.zero_stage):
             yield replace(problem, key=f"offload.{problem.key}")
         ours = self.json_config(micro_batch_size=1, gradient_clipping=1.0)
@@ -103,6 +110,10 @@ class DeepSpeedEngine:
         if not torch.distributed.is_initialized():
             _join_alone()
         self._swap = _swap_folder(model, optimizer, config)
+        self._tensor = TensorGroup(config.tensor_parallel) if config.tensor_parallel > 1 else None
+        self._shares = {} if self._tensor is None else deal_out(model, self._tensor.tensor)
+        # DeepSpeed keeps the last that it was given.
+        deepspeed.utils.groups.mpu = None
         model = model.to(self.device)
         set_up(model, config)
         ours = config.json_config(micro_batch_size, optimizer.gradient_clipping)
@@ -113,6 +124,7 @@ class DeepSpeedEngine:
             optimizer=optimizer.build(model.named_parameters()),
             config=raw.merged(raw.merged(ours, tuning), config.deepspeed),
             dist_init_required=False,
+            mpu=self._tensor,
         )
         self._world = assert_layout(
             torch.distributed.get_world_size(),
@@ -140,7 +152,8 @@ class DeepSpeedEngine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient; DeepSpeed takes the mean over ranks, so the loss is scaled to give the sum."""
-        self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+        copies = self._world.size if self._tensor is None else self._tensor.copies.count
+        self._engine.backward(loss * copies, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear; return the global norm. Nothing is updated where that is not finite.
@@ -152,7 +165,10 @@ class DeepSpeedEngine:
             self._engine.step()
             return float(self._engine.get_global_grad_norm())
         limit = self._config.gradient_clipping or float("inf")
-        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        if self._tensor is None:
+            norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        else:
+            norm = self._tensor.clip(self.module.parameters(), limit)
         if math.isfinite(norm):
             self._engine.step()
         else:
@@ -171,14 +187,26 @@ class DeepSpeedEngine:
                 if mapping is not None:
                     keys = {key: None if key == "param" else key for key in self._kinds}
                     tensors = {key: mapping.get_hp_fragment(state) for key, state in keys.items()}
-                    start = mapping.lp_fragment_address.start
-                    yield Fragment(name, tuple(parameter.shape), start, tensors)
+                    yield self._fragment(name, parameter, mapping.lp_fragment_address.start, tensors)
             else:
-                start, stop = even_slice(parameter.numel(), self._world.rank, self._world.size)
                 state = self._optimizer.state[parameter]
-                tensors = {key: state[key].flatten()[start:stop] for key in self._config.state_names}
-                tensors["param"] = parameter.detach().flatten()[start:stop]
-                yield Fragment(name, tuple(parameter.shape), start, tensors)
+                tensors = {key: state[key].flatten() for key in self._config.state_names}
+                yield self._fragment(name, parameter, 0, {"param": parameter.detach().flatten(), **tensors})
+
+    def _fragment(
+        self, name: str, parameter: torch.Tensor, start: int, tensors: dict[str, torch.Tensor]
+    ) -> Fragment:
+        """Return this rank's even part of what it holds from `start` on, as some others do."""
+        share = self._share(name)
+        shape = tuple(parameter.shape) if share is None else share.shape
+        holders = Place(self._world.rank, self._world.size)
+        if self._stage:
+            holders = Place(0, 1) if self._tensor is None or share is not None else self._tensor.place
+        elif self._tensor is not None and share is not None:
+            holders = self._tensor.copies
+        first, last = even_slice(next(iter(tensors.values())).numel(), holders.index, holders.count)
+        own = {key: tensor[first:last] for key, tensor in tensors.items()}
+        return Fragment(name, shape, start + first, own, share)
 
     @torch.no_grad()
     def restore(self, read: Read, step: int) -> None:
@@ -188,7 +216,8 @@ class DeepSpeedEngine:
             return
         self._ensure_state(step)
         for name, parameter in self._parameters():
-            whole = read("param", name, 0, parameter.numel()).to(self.device)
+            share = self._share(name)
+            whole = read_share(read, "param", name, share, 0, parameter.numel()).to(self.device)
             parameter.copy_(whole.view_as(parameter))
             if self._stage:
                 mapping = parameter._hp_mapping
@@ -197,11 +226,12 @@ class DeepSpeedEngine:
                     start, stop = address.start, address.start + address.numel
                     mapping.get_hp_fragment().copy_(whole[start:stop])
                     for key in self._config.state_names:
-                        mapping.get_hp_fragment(key).copy_(read(key, name, start, stop))
+                        mapping.get_hp_fragment(key).copy_(read_share(read, key, name, share, start, stop))
             else:
                 state = self._optimizer.state[parameter]
                 for key in self._config.state_names:
-                    state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
+                    part = read_share(read, key, name, share, 0, parameter.numel())
+                    state[key].copy_(part.view_as(parameter))
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Return the trained master weights and the buffers that are saved, gathered one at a time."""
@@ -215,9 +245,21 @@ class DeepSpeedEngine:
                 out[name] = buffer.detach().cpu()
         return out if self._world.is_main else None
 
+    def gathered(self, name: str, own: torch.Tensor) -> torch.Tensor:
+        """Return the whole parameter, or one shaped like it, of which this rank has `own`. All ranks call."""
+        if self._tensor is None or name not in self._shares:
+            return own
+        return self._tensor.whole(own, self._shares[name])
+
     @property
     def _kinds(self) -> tuple[str, ...]:
         return ("param", *self._config.state_names)
+
+    def _share(self, name: str) -> Share | None:
+        """Return what this rank has of a parameter; None is the whole of it."""
+        if self._tensor is None or name not in self._shares:
+            return None
+        return self._shares[name][self._tensor.place.index]
 
     def _parameters(self) -> Iterator[tuple[str, Any]]:
         """Yield names and parameters that train, as Any for what DeepSpeed has hung on them alone."""
@@ -232,7 +274,8 @@ class DeepSpeedEngine:
             return
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
             if parameter.requires_grad:
-                yield name, safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
+                own = safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
+                yield name, self.gathered(name, own)
 
     def _flat_parameters(self) -> list[torch.Tensor]:
         base = self._optimizer.optimizer if self._stage else self._optimizer

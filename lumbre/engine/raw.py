@@ -24,6 +24,7 @@ OWNERS = {
     "data_types": "engine.precision",
     "zero_optimization": "engine.zero_stage",
     "sequence_parallel_size": "engine.sequence_parallel",
+    "tensor_parallel": "engine.tensor_parallel",
     "zero_optimization.offload_optimizer": "engine.offload.optimizer",
     "zero_optimization.offload_optimizer.nvme_path": "engine.offload.folder",
     "zero_optimization.offload_param": "engine.offload.parameters",
@@ -35,13 +36,13 @@ OWNERS = {
 """Our key that sets each of DeepSpeed's."""
 WHOLE = (
     *("train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast"),
-    "sequence_parallel_size",
+    *("sequence_parallel_size", "tensor_parallel"),
     *("zero_optimization.offload_optimizer.device", "zero_optimization.offload_optimizer.nvme_path"),
     *("zero_optimization.offload_param.device", "zero_optimization.offload_param.nvme_path"),
     *("zero_optimization.cpu_offload", "zero_optimization.cpu_offload_param", "zero_force_ds_cpu_optimizer"),
 )
 """Raw keys that are ours whether or not the present config sets them."""
-APART = ("tensor_parallel", "expert_parallel")
+APART = ("expert_parallel",)
 """Raw keys by which ranks would share samples and weights in ways that data and checkpoints do not know."""
 ZERO = "zero_optimization"
 ZERO_KEYS = (
@@ -68,7 +69,7 @@ KEYS = (
     *("dataloader_drop_last", "use_data_before_expert_parallelism", "checkpoint"),
     *("seq_parallel_communication_data_type", "activation_checkpointing", "flops_profiler", "autotuning"),
     *("aio", "timers", "comms_logger", "tensorboard", "wandb", "csv_monitor", "comet", "compile", "pipeline"),
-    *("hybrid_engine", "data_efficiency", "weight_quantization", "tensor_parallel", "expert_parallel"),
+    *("hybrid_engine", "data_efficiency", "weight_quantization", "expert_parallel"),
     *("checkpoint_serialization", "datastates_ckpt", "vocabulary_size"),
 )
 """The top-level keys of DeepSpeed 0.19."""

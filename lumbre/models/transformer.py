@@ -18,6 +18,7 @@ from lumbre.models.mixture import MixtureConfig, MixtureOfExperts
 from lumbre.models.mlp import Mlp
 from lumbre.models.position import Rotation
 from lumbre.models.recompute import Recompute, Steps, run
+from lumbre.models.tensor import TensorParallel
 
 
 class Hidden(NamedTuple):
@@ -127,6 +128,8 @@ class Transformer(nn.Module):
         self.recompute: Recompute = "none"
         self.sequence = SequenceParallel()
         """Which part of each row a forward pass on this rank is given."""
+        self.tensor = TensorParallel()
+        """Which part of each block this rank has."""
         init_weights(self, config.init, config.init_std)
         if config.scaled_residual_init:
             scale_residual_init(self.blocks, config.num_layers)
@@ -179,9 +182,7 @@ class Transformer(nn.Module):
             prefix_mask = prefix_mask & (document_ids != 0)
         pattern = Pattern(
             self.config.causal,
-            bias_BNQT=self.position.bias(
-                position_ids, key_positions, self.sequence.heads(self.config.num_heads)
-            ),
+            bias_BNQT=self.position.bias(position_ids, key_positions, self._heads),
             past=past,
             prefix_BT=prefix_mask if self.config.causal else None,
         )
@@ -198,6 +199,13 @@ class Transformer(nn.Module):
         if rows_M is not None:
             x_BTD = x_BTD.flatten(0, 1)[rows_M]
         return Hidden(x_BTD if self.final_norm is None else self.final_norm(x_BTD), balance)
+
+    @property
+    def _heads(self) -> slice:
+        """Which heads this rank attends with: some of those that its part of the blocks has."""
+        heads = range(self.config.num_heads)[self.tensor.heads(self.config.num_heads)]
+        heads = heads[self.sequence.heads(len(heads))]
+        return slice(heads.start, heads.stop)
 
     def _embed(self, x_BTD: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Add segments and positions to the tokens' embeddings."""

@@ -67,6 +67,8 @@ class Trainer:
     """What is looked at on a copy of the weights."""
     watch: Watch | None = None
     """What looks at each step's losses before it is applied."""
+    counted: bool = True
+    """Whether this rank's sums count. Of ranks that are given the same samples whole, one's do."""
 
     def __post_init__(self) -> None:
         self.step = 0
@@ -188,7 +190,9 @@ class Trainer:
         local = [sum(count[name] for count in counts) for name in names]
         local_tokens = sum(self.learner.tokens(batch) for batch in micro_batches)
         notes = self.notes.take()
-        own = [*local, local_tokens, float(bool(stop)), float(len(notes)), *self._saves.flags()]
+        sums_count = float(self.counted)
+        own = [value * sums_count for value in (*local, local_tokens)]
+        own += [float(bool(stop)), float(len(notes)), *self._saves.flags()]
         *totals, tokens, stops, noted, asked, failed = distributed.sum_over_ranks(own)
         self._saves.heard(asked, failed)
         for row in rows(notes, step) if noted else ():
@@ -234,7 +238,7 @@ class Trainer:
         self._interval.flops += self.flops(step) if self.flops is not None else 0.0
         self._tokens += tokens
         watchdog.enter("logging")
-        over_ranks = distributed.sum_over_ranks([float(value) for value in sums])
+        over_ranks = distributed.sum_over_ranks([float(value) * sums_count for value in sums])
         finding = self._health.observe(over_ranks[0] / max(totals[0], 1.0), norm)
         if finding.event:
             self._event(finding.event, step, finding.message)

@@ -162,9 +162,9 @@ class ObjectiveConfig(Choice):
         """Yield what the objective needs of a model of the right kind and does not find."""
         yield from ()
 
-    def heads(self, model: TransformerConfig) -> Mapping[str, int]:
-        """Return the attention heads of each model that is trained, by what it is called in an error."""
-        return {"the model": model.num_heads}
+    def stacks(self, model: TransformerConfig) -> Mapping[str, TransformerConfig]:
+        """Return each model that is trained, by what it is called in an error."""
+        return {"the model": model}
 
     def longest(self, seq_length: int, kind: ModelKind) -> int:
         """Return the most tokens that one stack of the model reads of a row of `seq_length` tokens."""

@@ -85,9 +85,9 @@ class ReplacedTokenConfig(ObjectiveConfig):
                 fault = f"the generator's {problem.key}: {problem.fault}"
                 yield Problem("objective.generator_size", fault, "choose another share")
 
-    def heads(self, model: TransformerConfig) -> Mapping[str, int]:
-        """Return the detector's heads, and the generator's."""
-        return {**super().heads(model), "the generator": self.generator(model).num_heads}
+    def stacks(self, model: TransformerConfig) -> Mapping[str, TransformerConfig]:
+        """Return the detector, and the generator."""
+        return {**super().stacks(model), "the generator": self.generator(model)}
 
     def build(self, tokenizer: Tokenizer, seed: int) -> "ReplacedToken":
         """Return the objective; raises TokenizerError when there is no mask token."""

@@ -38,7 +38,10 @@ LAYOUTS = [Layout(engine, ranks) for engine, ranks in product(ENGINES, RANKS)]
 
 
 def cell(model: str, layout: Layout, accumulation: int, **more: Any) -> Case:
-    """Return an unbroken run of one layout; `more` are precision, threads, loader_workers and short."""
+    """Return an unbroken run of one layout.
+
+    `more` are precision, threads, loader_workers, tensor_parallel, sequence_parallel, offload and short.
+    """
     ending = "".join(f"-{key}-{value}" for key, value in more.items() if key != "short")
     short = more.get("short", False)
     return {
@@ -187,8 +190,8 @@ def verdict(case: Case, results: Mapping[str, Any]) -> Verdict:
 
 def same_layout(case: Case, results: Mapping[str, Any]) -> bool:
     """Whether a run goes on on the layout that it was saved on."""
-    keys = ("engine", "ranks", "accumulation")
-    return all(case[key] == results[case["from"]]["case"][key] for key in keys)
+    keys = ("engine", "ranks", "accumulation", "tensor_parallel", "sequence_parallel")
+    return all(case.get(key) == results[case["from"]]["case"].get(key) for key in keys)
 
 
 def relative(found: float, expected: float) -> float:

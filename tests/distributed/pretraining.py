@@ -11,6 +11,7 @@ came to; what is there already is not run again.
 
 import filecmp
 import json
+import math
 import os
 import shutil
 import socket
@@ -29,7 +30,7 @@ import pretrain.run
 from lumbre import config as configs
 from lumbre import distributed
 from lumbre.checkpoint import Reader
-from lumbre.engine import Engine
+from lumbre.engine import DeepSpeedEngine, Engine
 from lumbre.engine.base import trained
 from lumbre.hardware import Peak
 from lumbre.run_folder import claim
@@ -58,12 +59,22 @@ SMALL_T5 = {"hidden_size": 64, "head_size": 32, "intermediate_size": 96, "num_he
 MODELS: dict[str, dict[str, Any]] = {
     "bert-tiny": {"model": "bert-tiny", "objective": {"type": "mlm"}},
     "gpt-tiny": {"model": "gpt-tiny", "objective": {"type": "clm"}, "tokenizer": BPE},
+    "llama-tiny": {"model": "llama-tiny", "objective": {"type": "clm"}, "tokenizer": BPE},
+    "head-by-head": {
+        "model": {"base": "llama-tiny", "qk_norm": True, "position": {"type": "relative"}},
+        "objective": {"type": "clm"},
+        "tokenizer": BPE,
+    },
     "span-corruption": {
         "model": {"base": "t5-mini", **SMALL_T5, "num_layers": 1, "num_decoder_layers": 1},
         "objective": {"type": "span_corruption"},
         "tokenizer": {**BPE, "vocab_size": 640, "sentinels": 32},
     },
     "replaced-token": {"model": "bert-tiny", "objective": {"type": "rtd", "generator_size": 0.5}},
+    "wide-replaced-token": {
+        "model": {"base": "bert-tiny", "hidden_size": 256, "num_heads": 4, "num_layers": 1},
+        "objective": {"type": "rtd", "generator_size": 0.5},
+    },
     "next-sentence": {
         "model": "bert-tiny",
         "objective": {"type": "next_sentence"},
@@ -105,6 +116,8 @@ def gradient(engine: Engine) -> torch.Tensor:
     for name, parameter in trained(engine.module):
         whole = safe_get_full_grad(parameter)
         assert whole is not None, name
+        if isinstance(engine, DeepSpeedEngine):
+            whole = engine.gathered(name, whole)
         parts.append(whole.detach().double().flatten())
     return torch.cat(parts)
 
@@ -116,7 +129,10 @@ def unlike(engine: Engine, saved: Reader) -> list[str]:
     for fragment in engine.fragments():
         covered[fragment.name] = covered.get(fragment.name, 0) + fragment.numel
         for kind, tensor in fragment.tensors.items():
-            expected = saved.read(kind, fragment.name, fragment.start, fragment.start + fragment.numel)
+            places = torch.arange(fragment.start, fragment.start + fragment.numel)
+            if fragment.share is not None:
+                places = fragment.share.places(fragment.start, fragment.start + fragment.numel)
+            expected = saved.read(kind, fragment.name, 0, torch.Size(fragment.shape).numel())[places]
             if not torch.equal(tensor.detach().cpu().flatten(), expected):
                 faults.append(f"{kind} of {fragment.name} is not the checkpoint's")
     for name, shape in saved.shapes.items():
@@ -137,7 +153,14 @@ def keys(case: Case) -> Iterator[str]:
     yield f"name={case['id']}"
     yield f"train.steps={case['steps']}"
     yield f"checkpoint.every_steps={case['saved']}"
-    yield f"train.micro_batch_size={GLOBAL_BATCH // (case['ranks'] * case['accumulation'])}"
+    shared = {key: case[key] for key in ("tensor_parallel", "sequence_parallel") if key in case}
+    groups = case["ranks"] // math.prod(shared.values())
+    yield f"train.micro_batch_size={GLOBAL_BATCH // (groups * case['accumulation'])}"
+    yield from (f"engine.{key}={ranks}" for key, ranks in shared.items())
+    if "offload" in case:
+        yield f"engine.offload.optimizer={case['offload']}"
+    if "recompute" in case:
+        yield f"engine.activation_checkpointing={case['recompute']}"
     yield "engine.type=accelerate" if engine == "accelerate" else "engine.type=deepspeed"
     if engine != "accelerate":
         yield f"engine.zero_stage={engine.removeprefix('zero')}"

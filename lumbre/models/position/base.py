@@ -54,6 +54,11 @@ class Position(nn.Module):
         """
         return None
 
+    @property
+    def per_head(self) -> Iterator[nn.Parameter]:
+        """What is trained of which each head has a part of its own."""
+        yield from ()
+
     def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor, heads: slice = ALL) -> Tensor | None:
         """Return what is added to the attention scores of these heads, bias_BNQT, in float32 or wider."""
         return None

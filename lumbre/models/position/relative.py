@@ -50,6 +50,11 @@ class Relative(Position):
         """Width of the model, by which the fresh table is drawn."""
         self.embedding = nn.Embedding(config.num_buckets, num_heads)
 
+    @property
+    def per_head(self) -> Iterator[nn.Parameter]:
+        """The table."""
+        yield from self.embedding.parameters()
+
     def bias(self, query_positions_BQ: Tensor, key_positions_BT: Tensor, heads: slice = ALL) -> Tensor:
         """Return bias_BNQT, a function of key's position - query's position."""
         far = self.max_distance
