@@ -4,13 +4,18 @@ import json
 import random
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lumbre.checkpoint import CheckpointConfig, Checkpoints, Reader, verify
 from lumbre.engine import AccelerateConfig, Engine, Fragment
+from lumbre.engine.base import read_share
 from lumbre.errors import CheckpointError, RunFolderError
+from lumbre.models.share import Share
 from lumbre.optim import AdamWConfig
 
 from .written import write
@@ -63,8 +68,47 @@ def test_any_range_is_read_from_any_fragments(tmp_path: Path) -> None:
     for start in range(10):
         for stop in range(start + 1, 11):
             assert torch.equal(reader.read("param", "w", start, stop), whole[start:stop])
-    with pytest.raises(CheckpointError, match="exp_avg of w lacks elements from 0 on"):
+    with pytest.raises(CheckpointError, match="exp_avg of w lacks 10 of the elements from 0 to 10"):
         reader.read("exp_avg", "w", 0, 10)
+
+
+@given(data=st.data())
+def test_any_range_is_read_from_rows_and_columns_that_ranks_share(data: st.DataObject) -> None:
+    """Shares of rows or columns, one of them cut again into even or uneven fragments, read back as one."""
+    size, dim = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 1))
+    parts = [size * part for part in data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))]
+    other = data.draw(st.integers(1, 4))
+    shape = (sum(parts), other) if dim == 0 else (other, sum(parts))
+    whole = torch.rand(shape)
+    pieces = []
+    for rank in range(size):
+        share = Share.of(shape, dim, parts, rank, size)
+        own = share.cut(whole).flatten()
+        at = data.draw(st.integers(0, own.numel()))
+        pieces += [
+            [Fragment("w", shape, start, {"param": own[start:stop]}, share)]
+            for start, stop in ((0, at), (at, own.numel()))
+        ]
+    start = data.draw(st.integers(0, whole.numel() - 1))
+    stop = data.draw(st.integers(start + 1, whole.numel()))
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lumbre.checkpoint.reader.CHUNK", 3)
+        reader = Reader(write(Path(folder) / "step-00000001", pieces))
+        assert torch.equal(reader.read("param", "w", start, stop), whole.flatten()[start:stop])
+        asked = Share.of(shape, dim, parts, size - 1, size)
+        n = asked.cut(whole).numel()
+        at = data.draw(st.integers(0, n))
+        found = read_share(reader.read, "param", "w", asked, at, n)
+        assert torch.equal(found, asked.cut(whole).flatten()[at:])
+
+
+def test_rows_that_a_rank_has_not_written_are_missed(tmp_path: Path) -> None:
+    share = Share.of((4, 2), 1, [2], 0, 2)
+    pieces = [[Fragment("w", (4, 2), 0, {"param": torch.ones(4)}, share)]]
+    reader = Reader(write(tmp_path / "step-00000001", pieces))
+    assert torch.equal(reader.read("param", "w", 2, 3), torch.ones(1))
+    with pytest.raises(CheckpointError, match="param of w lacks 2 of the elements from 2 to 6"):
+        reader.read("param", "w", 2, 6)
 
 
 def test_every_damage_is_found_and_skipped_back_from(checkpoints: Checkpoints) -> None:

@@ -133,4 +133,19 @@ def test_a_checkpoint_of_a_later_format_is_told_as_such(
     with monkeypatch.context() as patch:
         patch.setattr("lumbre.checkpoint.manifest.FORMAT", FORMAT + 1)
         write(newest, by_rank(2.0))
-    assert verify(newest) == [f"manifest.json: format 3 is not one that this version reads (1, {FORMAT})"]
+    assert verify(newest) == [
+        f"manifest.json: format {FORMAT + 1} is not one that this version reads (1 to {FORMAT})"
+    ]
+
+
+def test_a_checkpoint_of_the_format_before_is_read(
+    store: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no shares in its indexes, and is otherwise the same."""
+    newest = store.folder / "step-00000002"
+    shutil.rmtree(newest)
+    with monkeypatch.context() as patch:
+        patch.setattr("lumbre.checkpoint.manifest.FORMAT", 2)
+        write(newest, by_rank(2.0))
+    assert verify(newest) == []
+    assert torch.equal(Reader(newest).read("param", "head.weight", 90, 110), torch.full((20,), 2.0))

@@ -10,6 +10,7 @@ came to; what is there already is not run again.
 """
 
 import filecmp
+import hashlib
 import json
 import math
 import os
@@ -99,6 +100,12 @@ class Watched(Trainer):
         self.found["start"] = start
         return start
 
+    def fit(self, *arguments: Any) -> Any:
+        """Fit, and note where ranks that should have the same weights do not, to the bit."""
+        status = super().fit(*arguments)
+        self.found["faults"] += differing(self.engine)
+        return status
+
     def _keep_first_gradient(self) -> None:
         step = self.engine.step
 
@@ -142,6 +149,16 @@ def unlike(engine: Engine, saved: Reader) -> list[str]:
     return [fault for of_rank in distributed.gather_objects(faults) for fault in of_rank]
 
 
+def differing(engine: Engine) -> list[str]:
+    """Return which weights that every rank has whole are not the same on all of them."""
+    digests = {}
+    for name, parameter in trained(engine.module):
+        if parameter.numel() and not getattr(parameter, "tensor_model_parallel", False):
+            digests[name] = hashlib.sha256(parameter.detach().float().cpu().numpy().tobytes()).hexdigest()
+    everyone = distributed.gather_objects(digests)
+    return [f"{name} differs between ranks" for name in digests if len({one[name] for one in everyone}) > 1]
+
+
 def checkpoint(folder: Path, step: int) -> Path:
     """Return the folder of a step's checkpoint."""
     return folder / f"step-{step:08d}"
@@ -159,6 +176,7 @@ def keys(case: Case) -> Iterator[str]:
     yield from (f"engine.{key}={ranks}" for key, ranks in shared.items())
     if "offload" in case:
         yield f"engine.offload.optimizer={case['offload']}"
+    yield f"engine.compile={str(case.get('compile', False)).lower()}"
     if "recompute" in case:
         yield f"engine.activation_checkpointing={case['recompute']}"
     yield "engine.type=accelerate" if engine == "accelerate" else "engine.type=deepspeed"
