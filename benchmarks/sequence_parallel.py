@@ -103,13 +103,12 @@ def resident(kind: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 
-def measured(length: int, ranks: int) -> dict[str, float]:
-    """Return what a fresh group of so many ranks comes to."""
+def group(script: str, ranks: int, *arguments: str) -> dict[str, float]:
+    """Return what a script prints, as JSON, in a fresh group of so many ranks."""
     agent = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    here = Path(__file__)
     done = subprocess.run(
-        [sys.executable, *agent, str(here), "--rank-of", str(length)],
-        env={**os.environ, "PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1"},
+        [sys.executable, *agent, script, *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -133,7 +132,7 @@ def main() -> None:
     for length in asked.lengths:
         first: dict[str, float] = {}
         for ranks in asked.ranks:
-            found = measured(length, ranks)
+            found = group(__file__, ranks, "--rank-of", str(length))
             first = first or found
             shares = " ".join(
                 f"{name} {value:8.1f} {unit} ({value / first[name]:.2f})"

@@ -78,6 +78,9 @@ class RunConfig(Config):
         """Report a batch that the processes cannot share, and a run folder that cannot be made."""
         for problem in self.batch_misfits():
             yield replace(problem, key=f"train.{problem.key}")
+        if self.engine.tensor_parallel > 1 and not self.optimizer.elementwise:
+            fault = f"{self.optimizer.type} looks at whole matrices, and ranks have parts of them"
+            yield Problem("engine.tensor_parallel", fault, "use 1, or optimizer.type=adamw")
         if self.name in (".", "..") or "/" in self.name or "\0" in self.name or "\n" in self.name:
             yield Problem(
                 "name", f"{self.name!r} cannot be a folder's name", "use letters, digits and dashes"

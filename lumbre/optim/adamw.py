@@ -14,6 +14,7 @@ class AdamWConfig(OptimizerConfig):
     """torch's AdamW, its fused kernel where the device has one."""
 
     state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    elementwise: ClassVar[bool] = True
 
     type: Literal["adamw"] = "adamw"
     """The optimizer's name."""

@@ -18,6 +18,10 @@ class OptimizerConfig(Choice):
     state_names: ClassVar[tuple[str, ...]] = ()
     """The optimizer's tensors per parameter, each of the parameter's shape: what a checkpoint carries."""
 
+    elementwise: ClassVar[bool] = False
+    """Whether each number is updated from its own gradient and state alone: a part of a matrix then learns as
+    the whole does."""
+
     learning_rate: PositiveFloat
     """Peak learning rate; the schedule multiplies it by a factor of at most 1."""
     weight_decay: NonNegativeFloat = 0.01

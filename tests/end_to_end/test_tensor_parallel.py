@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from finetune.config import FinetuneConfig
 from lumbre.config import load
 from lumbre.errors import ConfigError
+from lumbre.optim import AdamWConfig
 from pretrain.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -105,6 +106,16 @@ def test_matrices_that_cannot_be_shared_are_refused(
     with pytest.raises(ConfigError) as caught:
         load(PretrainConfig, "run.yaml", arguments)
     assert expected in str(caught.value)
+
+
+def test_an_optimizer_of_whole_matrices_is_refused(
+    project: "Project", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(AdamWConfig, "elementwise", False)
+    with pytest.raises(ConfigError, match="tensor_parallel: adamw looks at whole matrices"):
+        load(PretrainConfig, "run.yaml", TWO)
 
 
 def test_fine_tuning_refuses_matrices_that_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
