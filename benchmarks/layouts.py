@@ -6,7 +6,11 @@ relative difference of a step's loss from one process and one micro batch, and a
 first step's loss and gradient, as one vector. In a table of transitions, a run that is saved at step 40 on
 the layout of the line goes on to step 60 on that of the column.
 
-    python -m benchmarks.layouts [cells|transitions|objectives ...] [--models bert-tiny] [--folder FOLDER]
+    python -m benchmarks.layouts [cells|transitions|objectives|tensor ...] [--models bert-tiny]
+        [--folder FOLDER]
+
+`tensor` is layouts whose ranks share matrices (engine.tensor_parallel), compiled too, and the changes from
+one of them to every layout and back.
 
 With a folder, a second call goes on where the first was cut off. `dozen` is what CI runs. The exit status is
 1 where a bound is broken.
@@ -33,6 +37,7 @@ from tests.distributed.matrix import (
     Layout,
     Verdict,
     all_cells,
+    all_tensor,
     all_transitions,
     cell,
     dozen_of_cells,
@@ -44,7 +49,7 @@ from tests.distributed.matrix import (
     verdict,
 )
 
-MATRICES = ("cells", "transitions", "objectives", "dozen")
+MATRICES = ("cells", "transitions", "objectives", "tensor", "dozen")
 
 
 def cases_of(matrix: str, models: Sequence[str]) -> list[Case]:
@@ -53,7 +58,7 @@ def cases_of(matrix: str, models: Sequence[str]) -> list[Case]:
         return [*dozen_of_cells(), *some_objectives(), *dozen_of_transitions()]
     if matrix == "objectives":
         return [cell(model, layout, 2) for model, layout in product(OBJECTIVES, LAYOUTS)]
-    kind = all_cells if matrix == "cells" else all_transitions
+    kind = {"cells": all_cells, "transitions": all_transitions, "tensor": all_tensor}[matrix]
     return [case for model in models for case in kind(model)]
 
 
@@ -138,7 +143,7 @@ def report(
 def main() -> int:
     """Run the matrices and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("matrices", nargs="*", default=list(MATRICES[:3]), metavar="MATRIX", choices=MATRICES)
+    parser.add_argument("matrices", nargs="*", default=list(MATRICES[:4]), metavar="MATRIX", choices=MATRICES)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--folder", type=Path, help="where runs and results stay, to go on with")
     arguments = parser.parse_args()

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbre.checkpoint import CheckpointConfig, Checkpoints, Reader, verify
@@ -72,6 +72,7 @@ def test_any_range_is_read_from_any_fragments(tmp_path: Path) -> None:
         reader.read("exp_avg", "w", 0, 10)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_range_is_read_from_rows_and_columns_that_ranks_share(data: st.DataObject) -> None:
     """Shares of rows or columns, one of them cut again into even or uneven fragments, read back as one."""

@@ -40,7 +40,8 @@ LAYOUTS = [Layout(engine, ranks) for engine, ranks in product(ENGINES, RANKS)]
 def cell(model: str, layout: Layout, accumulation: int, **more: Any) -> Case:
     """Return an unbroken run of one layout.
 
-    `more` are precision, threads, loader_workers, tensor_parallel, sequence_parallel, offload and short.
+    `more` are precision, threads, loader_workers, tensor_parallel, sequence_parallel, offload,
+    recompute, compile and short.
     """
     ending = "".join(f"-{key}-{value}" for key, value in more.items() if key != "short")
     short = more.get("short", False)
@@ -61,6 +62,11 @@ def transition(source: Case, to: Layout) -> Case:
     accumulation = source["accumulation"]
     target = cell(source["model"], to, accumulation, **{key: source[key] for key in SHARED if key in source})
     return {**target, "id": f"{source['id']}-to-{to}-x{accumulation}", "from": source["id"]}
+
+
+def goes_on(source: Case, case: Case) -> Case:
+    """Return the case as one that goes on from the middle of another."""
+    return {**case, "id": f"{case['id']}-from-{source['id']}", "from": source["id"]}
 
 
 def reference(model: str, **more: Any) -> Case:
@@ -136,6 +142,16 @@ def all_transitions(model: str) -> Iterator[Case]:
     """Yield every transition from layout to layout, each from the same cell of the old one."""
     for old, new in product(LAYOUTS, LAYOUTS):
         yield transition(cell(model, old, 2), new)
+
+
+def all_tensor(model: str) -> list[Case]:
+    """Return layouts whose ranks share matrices two by two, and what goes on from one of them or to it."""
+    stages, counts = ("zero0", "zero1", "zero2"), (2, 4)
+    cells = [cell(model, Layout(*layout), 2, tensor_parallel=2) for layout in product(stages, counts)]
+    compiled = cell(model, Layout("zero1", 2), 2, tensor_parallel=2, compile=True)
+    one, plain = cells[2], [cell(model, layout, 2) for layout in LAYOUTS]
+    leave, come = [goes_on(one, case) for case in [*plain, *cells]], [goes_on(case, one) for case in plain]
+    return [*cells, compiled, *leave, *come]
 
 
 def bounds(case: Case) -> tuple[float, float]:

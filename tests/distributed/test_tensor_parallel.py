@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .cases import run_cases
-from .matrix import Layout, cell, reference_of, verdict
+from .matrix import Layout, cell, goes_on, reference_of, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,11 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def shared(model: str, engine: str, ranks: int = 2, accumulation: int = 1, **more: Any) -> "Case":
     """Return a run whose ranks share matrices two by two."""
     return cell(model, Layout(engine, ranks), accumulation, short=True, tensor_parallel=2, **more)
-
-
-def goes_on(source: "Case", case: "Case") -> "Case":
-    """Return the case as one that goes on from the middle of another."""
-    return {**case, "id": f"{case['id']}-from-{source['id']}", "from": source["id"]}
 
 
 BERT, LLAMA = shared("bert-tiny", "zero1"), shared("llama-tiny", "zero2", accumulation=2)

@@ -1,7 +1,7 @@
 """Shares of a parameter: every element is in one, and each knows where its own are."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbre.models.share import Share
@@ -18,6 +18,7 @@ def shared(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Share]]:
     return tuple(shape), [Share.of(shape, dim, parts, rank, size) for rank in range(size)]
 
 
+@settings(deadline=None)
 @given(shared())
 def test_every_element_is_in_one_share(case: tuple[tuple[int, ...], list[Share]]) -> None:
     shape, shares = case
@@ -31,6 +32,7 @@ def test_every_element_is_in_one_share(case: tuple[tuple[int, ...], list[Share]]
     assert torch.equal(back, numbers)
 
 
+@settings(deadline=None)
 @given(shared(), st.data())
 def test_a_share_knows_where_its_elements_are(
     case: tuple[tuple[int, ...], list[Share]], data: st.DataObject
