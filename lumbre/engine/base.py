@@ -127,7 +127,8 @@ class EngineConfig(Choice):
     tensor_parallel: PositiveInt = 1
     """Neighbouring ranks that share each block's matrices, a part of the heads and of the MLP's width each
     (Megatron; engine.type=deepspeed, zero_stage 0 to 2). They read the same rows. Embeddings, norms and the
-    head are whole on each. It divides heads, key/value heads and the intermediate size."""
+    head are whole on each. It divides heads, key/value heads and the intermediate size. Each process makes
+    the whole model in its host's memory before it keeps its part."""
 
     @property
     def sharing(self) -> Mapping[str, int]:

@@ -22,6 +22,8 @@ def shared(model: str, engine: str, ranks: int = 2, accumulation: int = 1, **mor
 
 BERT, LLAMA = shared("bert-tiny", "zero1"), shared("llama-tiny", "zero2", accumulation=2)
 ON_FOUR = shared("llama-tiny", "zero1", ranks=4)
+ROUNDED = shared("gpt-tiny", "zero1", precision="bfloat16")
+ROUNDED_ON = goes_on(ROUNDED, ROUNDED)
 PLAIN = cell("bert-tiny", Layout("zero2", 2), 1, short=True)
 CELLS = [
     BERT,
@@ -55,7 +57,8 @@ TRANSITIONS = [
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> "Mapping[str, Any]":
     """Run every case once, and those that a case is compared with."""
-    cases = {case["id"]: case for case in [*CELLS, PLAIN, *map(reference_of, CELLS), *TRANSITIONS]}
+    unbroken = [*CELLS, ROUNDED, PLAIN, *map(reference_of, [*CELLS, ROUNDED])]
+    cases = {case["id"]: case for case in [*unbroken, *TRANSITIONS, ROUNDED_ON]}
     return run_cases(tmp_path_factory.mktemp("tensor"), list(cases.values()))
 
 
@@ -71,3 +74,13 @@ def test_ranks_that_share_matrices_follow_one_process(results: "Mapping[str, Any
 def test_a_run_goes_on_with_matrices_shared_and_whole(results: "Mapping[str, Any]", case: "Case") -> None:
     """State restored to the bit, losses within law 2's bounds; on the same layout to the bit (law 3)."""
     assert verdict(case, results).faults == ()
+
+
+def test_shared_matrices_in_bfloat16_follow_whole_ones_and_resume_to_the_bit(
+    results: "Mapping[str, Any]",
+) -> None:
+    """Sums over ranks are rounded too; the float32 master weights come back (law 3)."""
+    found, resumed = results[ROUNDED["id"]], results[ROUNDED_ON["id"]]
+    assert verdict(ROUNDED, results).losses < 1e-3
+    assert resumed["losses"] == found["losses"][resumed["start"] :]
+    assert found["faults"] == resumed["faults"] == []
