@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install quickstart test check slow real browser slurm ssh images clean
+.PHONY: install quickstart test check slow disk real browser slurm ssh images clean
 
 install: .venv/.installed
 
@@ -47,6 +47,12 @@ check: install
 slow: install
 	@echo "==> tests (the slow tier: kills, launches, the quickstart's own runs)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+disk: install
+	@[ -e /usr/include/libaio.h ] || ! command -v apt-get > /dev/null || [ "$$(id -u)" -ne 0 ] \
+		|| (apt-get update -qq && apt-get install -y -qq libaio-dev) > /dev/null || true
+	@echo "==> tests of offload to a disk (DeepSpeed's op async_io is built once, which takes minutes)"
+	LUMBRE_DISK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout=1800 tests/distributed/test_offload_disk.py
 
 real: install
 	@echo "==> tests on published weights and vocabularies (LUMBRE_DATA adds those that need data sets)"

@@ -1,4 +1,4 @@
-"""Resident memory and step time at ZeRO stage 3, optimizer state in memory or on a disk, in turn, on one CPU.
+"""Resident memory and step time at ZeRO stage 3, all in memory or some on a disk, in turn, on one CPU.
 
     python -m benchmarks.offload FOLDER [--hidden 1024] [--layers 8] [--steps 3]
 
@@ -17,11 +17,14 @@ import torch
 from lumbre import distributed
 from lumbre.engine import DeepSpeedConfig
 from lumbre.models import LanguageModel, TransformerConfig
+from lumbre.models.deferred import deferring
 from lumbre.optim import AdamWConfig
 
 PLACES = {
     "memory": {},
     "optimizer on disk": {"optimizer": "disk"},
+    "parameters on disk": {"parameters": "disk"},
+    "both on disk": {"optimizer": "disk", "parameters": "disk"},
 }
 GROUP = 5_000_000
 """Elements that are updated together: a tenth of the default, for a model a thousandth of what it is for."""
@@ -44,9 +47,10 @@ def measure(place: str, folder: str, hidden: int, layers: int, steps: int) -> No
     config = DeepSpeedConfig.model_validate({"zero_stage": 3, "offload": offload, "deepspeed": groups})
     with distributed.session(0):
         before = resident()
-        model = LanguageModel(TransformerConfig.model_validate(shape).build())
+        with deferring() as weights:
+            model = LanguageModel(TransformerConfig.model_validate(shape).build())
         parameters = sum(one.numel() for one in model.parameters())
-        engine = config.build(model, AdamWConfig(learning_rate=1e-4), 1)
+        engine = config.build(model, AdamWConfig(learning_rate=1e-4), 1, weights)
         ids = torch.randint(0, 8192, (1, 32))
         seconds = []
         for _ in range(steps):

@@ -1,6 +1,7 @@
 """Pretraining, top to bottom: prepare the data, train or resume, export."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lumbre.checkpoint import Checkpoints
 from lumbre.errors import ExitStatus
 from lumbre.hub import HuggingFaceConfig
 from lumbre.models import Electra, LanguageModel, TransformerConfig
+from lumbre.models.deferred import deferring
 from lumbre.run_folder import claim, record_exit, write_config
 from lumbre.tokenizer import Tokenizer
 from lumbre.tracking import Artifact, RunInfo, Trackers
@@ -76,10 +78,13 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
     stream = GlobalStream(sets, config.data, plan, objective, config.seed, quarantine)
     validation = validation_sets(sets, config.data, plan, objective, config.eval_samples)
     steps = stream.steps(config.train.steps, config.data)
-    model = build_model(config, tokenizer, objective)
+    # Weights that are read from a folder are there as the model is built.
+    fresh = config.engine.defers and not isinstance(config.model, HuggingFaceConfig)
+    with deferring() if fresh else nullcontext() as weights:
+        model = build_model(config, tokenizer, objective)
     shape = model.config
     watchdog.enter("building the engine")
-    engine = config.engine.build(model, config.optimizer, plan.stages[0].micro_batch_size)
+    engine = config.engine.build(model, config.optimizer, plan.stages[0].micro_batch_size, weights)
 
     def export(weights: Mapping[str, Tensor] | None, to: Path) -> None:
         write_model(weights, objective, shape, tokenizer, to, proven=False)

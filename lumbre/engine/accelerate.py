@@ -12,6 +12,7 @@ from lumbre import distributed
 from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, autocast, even_slice, trained
 from lumbre.engine.compute import set_up
 from lumbre.errors import Problem
+from lumbre.models.deferred import Deferred
 from lumbre.optim import OptimizerConfig, set_learning_rate
 from lumbre.world import as_one_process
 
@@ -35,9 +36,14 @@ class AccelerateConfig(EngineConfig):
             yield Problem("zero_stage", f"should be 0, got {self.zero_stage}", remedy)
 
     def build(
-        self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        micro_batch_size: int,
+        weights: Deferred | None = None,
     ) -> "AccelerateEngine":
         """Wrap the model in DDP where there are several ranks."""
+        assert weights is None, "every rank holds everything"
         return AccelerateEngine(model, optimizer, self)
 
 

@@ -14,6 +14,7 @@ from lumbre.config import Choice
 from lumbre.distributed import Place, World, world
 from lumbre.errors import LayoutError, Problem
 from lumbre.models.attention import KernelName
+from lumbre.models.deferred import Deferred
 from lumbre.models.recompute import Recompute
 from lumbre.models.share import Share
 from lumbre.optim import OptimizerConfig
@@ -154,8 +155,22 @@ class EngineConfig(Choice):
             fault = "with compile: true the compiler itself chooses what it keeps and what it computes again"
             yield Problem("activation_checkpointing", fault, "use none, or 1 for every block")
 
-    def build(self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int) -> Engine:
-        """Place the model on this process's device and return the engine."""
+    @property
+    def defers(self) -> bool:
+        """Whether `build` takes a model whose weights are drawn later, so that no process has it whole."""
+        return False
+
+    def build(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        micro_batch_size: int,
+        weights: Deferred | None = None,
+    ) -> Engine:
+        """Place the model on this process's device and return the engine.
+
+        `weights` are what a model is waiting for that was built inside `deferring`.
+        """
         raise NotImplementedError
 
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from lumbre import distributed
-from lumbre.engine import raw, swap
+from lumbre.engine import optimizer_swap, raw
 from lumbre.engine.base import (
     EngineConfig,
     Fragment,
@@ -32,6 +31,7 @@ from lumbre.engine.offload import OffloadConfig
 from lumbre.engine.tensor import TensorGroup, deal_out
 from lumbre.engine.zero3 import Partitions
 from lumbre.errors import Problem
+from lumbre.models.deferred import Deferred
 from lumbre.models.share import Share
 from lumbre.optim import OptimizerConfig, set_learning_rate
 from lumbre.watchdog.extension_locks import clear_stale_locks, extensions_folder
@@ -49,6 +49,11 @@ class DeepSpeedConfig(EngineConfig):
     """What is kept off the device: in the host's memory or on a disk."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Raw DeepSpeed JSON keys, passed through; one that Lumbre sets itself is an error."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters of the forward pass are."""
+        return torch.bfloat16 if self.precision == "bfloat16" and self.zero_stage else torch.float32
 
     def problems(self) -> Iterator[Problem]:
         """Report raw keys that contradict a key of ours, and what DeepSpeed does not have."""
@@ -90,16 +95,32 @@ class DeepSpeedConfig(EngineConfig):
             config["data_types"] = {"grad_accum_dtype": "fp32"}
         return config
 
-    def build(self, model: nn.Module, optimizer: OptimizerConfig, micro_batch_size: int) -> "DeepSpeedEngine":
+    @property
+    def defers(self) -> bool:
+        """Whether no rank needs the whole model: where parameters are shared out."""
+        return self.zero_stage == 3
+
+    def build(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        micro_batch_size: int,
+        weights: Deferred | None = None,
+    ) -> "DeepSpeedEngine":
         """Initialise DeepSpeed over the process group."""
-        return DeepSpeedEngine(model, optimizer, self, micro_batch_size)
+        return DeepSpeedEngine(model, optimizer, self, micro_batch_size, weights)
 
 
 class DeepSpeedEngine:
     """One DeepSpeed engine; stage 0 in bfloat16 is float32 weights under autocast, as plain DDP."""
 
     def __init__(
-        self, model: nn.Module, optimizer: OptimizerConfig, config: DeepSpeedConfig, micro_batch_size: int
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        config: DeepSpeedConfig,
+        micro_batch_size: int,
+        weights: Deferred | None,
     ) -> None:
         deepspeed = _import()
         self.device = distributed.device()
@@ -109,23 +130,32 @@ class DeepSpeedEngine:
         self._autocast: Precision = config.precision if self._stage == 0 else "float32"
         if not torch.distributed.is_initialized():
             _join_alone()
-        self._swap = _swap_folder(model, optimizer, config)
+        self._swap = config.offload.claim(model, len(optimizer.state_names), config.dtype.itemsize)
         self._tensor = TensorGroup(config.tensor_parallel) if config.tensor_parallel > 1 else None
         self._shares = {} if self._tensor is None else deal_out(model, self._tensor.tensor)
         # DeepSpeed keeps the last that it was given.
         deepspeed.utils.groups.mpu = None
+        ours = config.json_config(micro_batch_size, optimizer.gradient_clipping)
+        ranks = torch.distributed.get_world_size()
+        path = str(self._swap.path) if self._swap is not None else ""
+        largest = max(-(-one.numel() // ranks) for one in model.parameters())
+        keys = raw.merged(raw.merged(ours, config.offload.tuning(path, largest)), config.deepspeed)
+        on_disk = config.offload.parameters == "disk"
+        if on_disk or weights is not None:
+            from lumbre.engine.partition import partition
+
+            partition(model, keys, config.dtype, on_disk=on_disk, weights=weights)
         model = model.to(self.device)
         set_up(model, config)
-        ours = config.json_config(micro_batch_size, optimizer.gradient_clipping)
-        path = str(self._swap.path) if self._swap is not None else ""
-        tuning = config.offload.tuning(path)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer.build(model.named_parameters()),
-            config=raw.merged(raw.merged(ours, tuning), config.deepspeed),
+            config=keys,
             dist_init_required=False,
             mpu=self._tensor,
         )
+        if config.offload.optimizer == "disk":
+            optimizer_swap.align(self._optimizer.optimizer_swapper)
         self._world = assert_layout(
             torch.distributed.get_world_size(),
             engine="deepspeed",
@@ -303,20 +333,6 @@ def _import() -> Any:
     clear_stale_locks(extensions_folder())
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def _swap_folder(
-    model: nn.Module, optimizer: OptimizerConfig, config: DeepSpeedConfig
-) -> swap.SwapFolder | None:
-    """Make this process's folder on the disk that the config names, and load what reads and writes it."""
-    offload = config.offload
-    if not offload.on_disk or offload.folder is None:
-        return None
-    ranks = torch.distributed.get_world_size()
-    needed = offload.bytes_on_disk(model, ranks, len(optimizer.state_names))
-    folder = swap.claim(Path(offload.folder), needed)
-    swap.load_async_io()
-    return folder
 
 
 def _join_alone() -> None:

@@ -54,7 +54,9 @@ class OptimizerConfig(Choice):
         groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
         for name, parameter in named.items():
             if parameter.requires_grad:
-                groups.setdefault((below[name], parameter.ndim < 2), []).append(parameter)
+                # What DeepSpeed has shared out is flat, and has its shape beside it.
+                shape = getattr(parameter, "ds_shape", parameter.shape)
+                groups.setdefault((below[name], len(shape) < 2), []).append(parameter)
         return [
             {
                 "params": members,

@@ -17,6 +17,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lumbre.checkpoint import CheckpointConfig, Checkpoints
 from lumbre.engine import AccelerateConfig, DeepSpeedConfig, Engine, EngineConfig
 from lumbre.hardware import Peak
 from lumbre.models import TransformerConfig
+from lumbre.models.deferred import deferring
 from lumbre.optim import AdamWConfig, LinearConfig
 from lumbre.tokenizer import WordPieceConfig
 from lumbre.tracking import Row, Trackers, event
@@ -68,7 +70,7 @@ MORE: dict[str, dict[str, object]] = {
     "pairs": {"token_types": 2},
     "electra": {},
     "four-heads": {"num_heads": 4, "num_kv_heads": 2},
-    "wide": {"hidden_size": 512},
+    "wide": {"hidden_size": 518, "vocab_size": 1200},
 }
 """The models that a case may name, by what differs from SHAPE."""
 
@@ -252,13 +254,15 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     if "spoiled" in case:
         learner.spoiled = frozenset(case["spoiled"])
     keys = {**SHAPE.model_dump(mode="json", serialize_as_any=True), **MORE[name]}
-    model = learner.attach_head(TransformerConfig.model_validate(keys).build())
+    config = engine_config(case)
+    with deferring() if config.defers and "method" not in case else nullcontext() as weights:
+        model = learner.attach_head(TransformerConfig.model_validate(keys).build())
     # As many models of transformers have: a table that is derived and not saved.
     model.register_buffer("table", torch.arange(LENGTH), persistent=False)
     if "method" in case:
         model = MethodConfig.model_validate(case["method"]).apply(model, ())
     frozen = {name: one.clone() for name, one in model.named_parameters() if not one.requires_grad}
-    engine = engine_config(case).build(model, optimizer, micro)
+    engine = config.build(model, optimizer, micro, weights)
     rows = Rows()
     watch = Watch(case["left_out"]) if "left_out" in case else None
     world = distributed.world()
@@ -301,7 +305,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     graphs = counters["stats"]["unique_graphs"]
     trainer.fit()
     weights = engine.state_dict() or {}
-    disk = dict(case.get("offload", {})).get("folder")  # type: ignore[call-overload]
+    disk = getattr(engine, "_swap", None)
     if world.is_main:
         torch.save(weights, folder / f"{case['id']}.pt")
     left = {name: whole(one) for name, one in engine.module.named_parameters() if name in frozen}
@@ -313,7 +317,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         "events": [[row["event"], row["step"], row["message"]] for row in rows.rows if "event" in row],
         "kept": all(torch.equal(left[name].cpu(), tensor) for name, tensor in frozen.items()),
         "graphs": counters["stats"]["unique_graphs"] - graphs,
-        "swapped": sorted({file.parts[-3] for file in Path(disk).rglob("*.swp")}) if disk else [],
+        "swapped": sorted({file.parts[-3] for file in disk.path.rglob("*.swp")}) if disk else [],
         "engine": type(engine).__name__,
         "world": world.size,
         "device": engine.device.type,

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from lumbre.engine import DeepSpeedConfig, swap
+from lumbre.engine.offload import OffloadConfig
 from lumbre.engine.swap import SwapFolder, claim
 from lumbre.errors import ConfigError
 
@@ -22,7 +25,7 @@ def problems(stage: int, **offload: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("key", "place", "least"),
-    [("optimizer", "cpu", 1), ("optimizer", "disk", 3), ("parameters", "cpu", 3)],
+    [("optimizer", "cpu", 1), ("optimizer", "disk", 3), ("parameters", "cpu", 3), ("parameters", "disk", 3)],
 )
 def test_a_stage_keeps_elsewhere_what_deepspeed_can(key: str, place: str, least: int) -> None:
     for stage in range(4):
@@ -37,10 +40,24 @@ def test_a_stage_keeps_elsewhere_what_deepspeed_can(key: str, place: str, least:
 
 
 def test_a_disk_is_named_where_one_is_used_and_nowhere_else() -> None:
-    (missing,) = problems(3, optimizer="disk")
-    assert missing.startswith("offload.folder: optimizer is disk, and none is named")
+    for key in ("optimizer", "parameters"):
+        (missing,) = problems(3, **{key: "disk"})
+        assert missing.startswith(f"offload.folder: {key} is disk, and none is named")
     (idle,) = problems(3, optimizer="cpu", folder="/disk")
     assert idle.startswith("offload.folder: nothing is kept on a disk")
+
+
+def test_what_may_be_written_to_a_disk_is_counted_before_the_start() -> None:
+    """A rank of two has half of each parameter, rounded up."""
+    model = nn.Linear(4, 7)
+    model.frozen = nn.Parameter(torch.zeros(4), requires_grad=False)
+    owned = -(-28 // 2) + -(-7 // 2)
+    states = {"optimizer": owned * 4 * 4, "parameters": (owned + 2) * 2}
+    for keys in (["optimizer"], ["parameters"], ["optimizer", "parameters"]):
+        offload = OffloadConfig.model_validate({**dict.fromkeys(keys, "disk"), "folder": "/disk"})
+        wanted = sum(states[key] for key in keys)
+        assert offload.bytes_on_disk(model, ranks=2, states=2, element_size=2) == wanted
+    assert OffloadConfig(optimizer="cpu").bytes_on_disk(model, 2, 2, 2) == 0
 
 
 def held(parent: Path) -> int:
