@@ -27,7 +27,7 @@ def kill_all_ranks(scene: Scene) -> str:
 
 def kill_everything(scene: Scene) -> str:
     """SIGKILL to launcher, agent and ranks at one moment; somebody runs the same command again."""
-    scene.spared |= set(scene.ranks().values())
+    scene.spare(scene.ranks())
     kill_family(scene.launcher.pid)
     scene.launcher.wait()
     scene.run_again("all were killed")

@@ -32,8 +32,8 @@ class Scene:
     run: Path
     log: Path
     chance: random.Random
-    spared: set[int] = field(default_factory=set)
-    """Ranks of attempts that have been ended already."""
+    spared: set[tuple[int, str]] = field(default_factory=set)
+    """Ranks of attempts that have been ended already. A system gives numbers of processes again."""
     harmed: list[str] = field(default_factory=list)
     """Checkpoints that were damaged on purpose."""
     starved: bool = False
@@ -59,7 +59,7 @@ class Scene:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
                 rank = [value[5:] for value in environment if value.startswith(b"RANK=")]
                 # Workers of a rank have its variables too, but another parent than the agent.
-                if rank and b"lumbre.cli" in command and pid not in self.spared:
+                if rank and b"lumbre.cli" in command and born(pid) not in self.spared:
                     found.setdefault(int(rank[0]), pid)
         return found
 
@@ -105,10 +105,16 @@ class Scene:
         self.starved = False
         self.launcher = self.start()
 
+    def spare(self, ranks: dict[int, int]) -> None:
+        """Count these no more as ranks of the present attempt."""
+        for pid in ranks.values():
+            with suppress(OSError):
+                self.spared.add(born(pid))
+
     def kill(self, ranks: list[int]) -> None:
         """Kill these ranks at one moment, and count all of the attempt as gone."""
         present = self.ranks()
-        self.spared |= set(present.values())
+        self.spare(present)
         for rank in ranks:
             if rank in present:
                 signalled(present[rank], signal.SIGKILL)
@@ -124,6 +130,11 @@ class Scene:
         finally:
             for pid in present:
                 signalled(pid, signal.SIGCONT)
+
+
+def born(pid: int) -> tuple[int, str]:
+    """Return a process's number, and when it began in the system's ticks; raises OSError where it is gone."""
+    return pid, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
 def signalled(pid: int, number: int) -> None:
