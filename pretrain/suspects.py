@@ -10,7 +10,8 @@ from lumbre import distributed
 from lumbre.models import NO_TARGET
 from lumbre.tracking import Row, event
 from lumbre.trainer import Batch
-from lumbre.trainer.outliers import Pieces, UsualLosses, pieces_of
+from lumbre.trainer.outliers import UsualLosses
+from lumbre.trainer.pieces import Pieces, Places
 
 from .quarantine import Found, Quarantine, Suspect
 from .samples import GlobalStream
@@ -24,32 +25,28 @@ class Suspects:
     ) -> None:
         self._stream, self._quarantine, self._names, self._active = stream, quarantine, names, active
         self._usual = UsualLosses(names)
-        self._taken: list[tuple[np.ndarray, torch.Tensor]] = []
+        self._places: list[Places] = []
+        self._losses: list[torch.Tensor] = []
 
     def take(self, batch: Batch, losses: torch.Tensor | None) -> None:
         """Take a micro batch, on the host, and its targets' losses."""
         if not self._active or losses is None or not len(losses):
             return
-        documents_BT = batch.get("decoder_document_ids", batch["document_ids"])
-        targets_BT = batch["labels"] != NO_TARGET
-        self._taken.append(pieces_of(targets_BT, documents_BT, losses, batch["sample"], batch["source"]))
+        # numpy takes a fraction of torch's time for so little; the device is not waited for.
+        documents_BT = batch.get("decoder_document_ids", batch["document_ids"]).numpy()
+        targets_BT = batch["labels"].numpy() != NO_TARGET
+        self._places.append(
+            Places.of(targets_BT, documents_BT, batch["sample"].numpy(), batch["source"].numpy())
+        )
+        self._losses.append(losses)
 
     def judge(self, step: int) -> list[Row]:
         """Quarantine the documents that stand out; return an event for each."""
         if not self._active:
             return []
-        names_P3 = np.concatenate([np.zeros((0, 3), dtype=np.int64), *(names for names, _ in self._taken)])
-        sums_P3 = np.concatenate(
-            [np.zeros((0, 3)), *(sums.double().cpu().numpy() for _, sums in self._taken)]
-        )
-        self._taken = []
-        finite_P = np.isfinite(sums_P3).all(axis=1)
-        pieces = Pieces(
-            sample_P=names_P3[finite_P, 0],
-            number_P=names_P3[finite_P, 1],
-            source_P=names_P3[finite_P, 2],
-            sums_P3=sums_P3[finite_P],
-        )
+        losses_M = torch.cat(self._losses) if self._losses else torch.zeros(0)
+        pieces = Pieces.of(Places.joined(self._places), losses_M.double().cpu().numpy())
+        self._places, self._losses = [], []
         out_P, some = self._usual.standing_out(pieces)
         found = self._agreed(self._suspects(pieces, out_P, step)) if some else []
         if not found:
@@ -68,12 +65,13 @@ class Suspects:
         self._quarantine.restore(state.get("quarantine", {}))
 
     def _suspects(self, pieces: Pieces, out_P: np.ndarray, step: int) -> list[Suspect]:
-        found = []
+        found, places = [], pieces.places
         for at in np.flatnonzero(out_P).tolist():
-            source = int(pieces.source_P[at])
-            documents = self._stream.documents(int(pieces.sample_P[at]))
-            loss, usual = float(pieces.means[at]), self._usual.center(source)
-            number = int(documents[int(pieces.number_P[at]) - 1])
+            source = int(places.source_P[at])
+            documents = self._stream.documents(int(places.sample_P[at]))
+            targets, total, _ = pieces.sums_P3[at].tolist()
+            loss, usual = total / targets, self._usual.center(source)
+            number = int(documents[int(places.number_P[at]) - 1])
             place = self._stream.place(source, number)
             found.append(Suspect(source, number, Found(step=step, loss=loss, usual=usual, place=place)))
         return found

@@ -3,20 +3,20 @@
 The loss per target of a document is taken for a center plus what is the document's own plus what is each
 target's own: the one-way random-effects model (Searle, Casella and McCulloch, 1992, "Variance Components",
 3.6), fitted by moments within each step and pooled over the last ones. All that it needs are sums, so that
-ranks agree on it by one of theirs.
+ranks agree on it by one of theirs. A target's loss is skewed as a gamma variable is, so that the mean of few
+has a longer tail than a normal one's: the sub-gamma bound (Boucheron, Lugosi and Massart, 2013,
+"Concentration Inequalities", 2.4).
 
-Shapes: M targets, P pieces (the part of one document in one row), N sets of data.
+Shapes: P pieces, N sets of data, W steps; F is of `Moments`.
 """
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from lumbre import distributed
+from lumbre.trainer.pieces import Pieces
 
 WINDOW = 64
 """Steps that tell what is usual."""
@@ -28,26 +28,6 @@ LEAST_RISE = 0.33
 """And by what share of the center, for a model that as yet finds all documents alike."""
 MOST = 0.25
 """A larger share of a step's pieces is no few documents but a jump of the model or a change of the data."""
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """What a rank's micro batches say of pieces."""
-
-    sample_P: np.ndarray
-    """Index of the row in the global stream."""
-    number_P: np.ndarray
-    """Which document of the row, from 1."""
-    source_P: np.ndarray
-    """Number of the set."""
-    sums_P3: np.ndarray
-    """How many targets, the sum of their losses, and the sum of the squares."""
-
-    @property
-    def means(self) -> np.ndarray:
-        """The loss per target [P]."""
-        means_P: np.ndarray = self.sums_P3[:, 1] / self.sums_P3[:, 0]
-        return means_P
 
 
 class Moments(NamedTuple):
@@ -70,10 +50,10 @@ class _Usual(NamedTuple):
     within: float
     """Variance of what is a target's own."""
 
-    def limit(self, targets_P: np.ndarray, center: float) -> np.ndarray:
-        """Return the loss per target above which a piece of so many targets stands out of a center."""
-        deviation_P = np.sqrt(self.between + self.within / targets_P)
-        return center + np.maximum(DEVIATIONS * deviation_P, LEAST_RISE * center)
+
+_UNKNOWN = _Usual(np.inf, 0.0, 0.0)
+_TOLD = 3
+"""The first of the moments, which say how many pieces stand out, and their loss."""
 
 
 class UsualLosses:
@@ -81,103 +61,76 @@ class UsualLosses:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._windows: list[deque[Moments]] = [deque(maxlen=WINDOW) for _ in names]
-        self._fresh: list[Moments] = []
+        self._windows = [np.zeros((0, len(Moments._fields))) for _ in names]
+        self._usual_N3 = np.array([_UNKNOWN] * len(names))
+        self._fresh_NF = np.zeros((len(names), len(Moments._fields)))
 
     def standing_out(self, pieces: Pieces) -> tuple[np.ndarray, bool]:
         """Return which of this rank's pieces of a step stand out, and whether any rank's may; all call."""
-        usual = [_usual(window) if len(window) >= FEWEST else None for window in self._windows]
-        out_P = self._out(pieces, usual, [one.center if one else 0.0 for one in usual])
-        fresh_N6, told_N6 = np.split(
-            np.array(distributed.sum_over_ranks(self._moments(pieces, out_P).flatten().tolist())), 2
+        source_P = pieces.places.source_P
+        targets_P, loss_P, squares_P = pieces.sums_P3.T
+        means_P = loss_P / targets_P
+        moments_PF = np.stack(
+            [np.ones_like(targets_P), targets_P, loss_P, squares_P, loss_P * means_P, targets_P**2], axis=1
         )
-        fresh_N6, told_N6 = (
-            sums.reshape(len(self._names), len(Moments._fields)) for sums in (fresh_N6, told_N6)
+        own_NP = source_P == np.arange(len(self._names))[:, None]
+        center_N, between_N, within_N = self._usual_N3.T
+        within_P = within_N[source_P] / targets_P
+        margin_P = DEVIATIONS * np.sqrt(between_N[source_P] + within_P)
+        margin_P += DEVIATIONS**2 / 2 * within_P / center_N[source_P]
+        out_P = means_P > _limit(center_N[source_P], margin_P)
+        own_NF = own_NP @ moments_PF
+        told_N3 = (
+            (own_NP & out_P) @ moments_PF[:, :_TOLD] if out_P.any() else np.zeros_like(own_NF[:, :_TOLD])
         )
-        self._fresh = [Moments(*sums) for sums in fresh_N6.tolist()]
-        if not told_N6[:, 0].any():
+        sums = np.array(distributed.sum_over_ranks([*own_NF.ravel().tolist(), *told_N3.ravel().tolist()]))
+        self._fresh_NF = sums[: own_NF.size].reshape(own_NF.shape)
+        told_N3 = sums[own_NF.size :].reshape(told_N3.shape)
+        if not told_N3[:, 0].any():
             return out_P, False
         # Against the rest of its own step as well: where all losses rise, no document is the cause.
-        rest_N6 = fresh_N6 - told_N6
-        rest_N = rest_N6[:, 2] / np.maximum(rest_N6[:, 1], 1.0)
-        few_N = told_N6[:, 0] <= np.maximum(1, MOST * fresh_N6[:, 0])
-        centers = [max(one.center, rest) if one else 0.0 for one, rest in zip(usual, rest_N, strict=True)]
-        out_P &= self._out(pieces, usual, centers) & few_N[pieces.source_P]
-        return out_P, True
+        rest_N3 = self._fresh_NF[:, :_TOLD] - told_N3
+        rest_N = rest_N3[:, 2] / np.maximum(rest_N3[:, 1], 1.0)
+        few_N = told_N3[:, 0] <= np.maximum(1, MOST * self._fresh_NF[:, 0])
+        out_P &= means_P > _limit(np.maximum(center_N, rest_N)[source_P], margin_P)
+        return out_P & few_N[source_P], True
 
     def take_up(self) -> None:
         """Let the last step count for what is usual."""
-        for window, moments in zip(self._windows, self._fresh, strict=True):
-            if moments.pieces:
-                window.append(moments)
+        for source, moments_F in enumerate(self._fresh_NF):
+            if moments_F[0]:
+                self._learn(source, np.concatenate([self._windows[source], moments_F[None]]))
 
     def center(self, source: int) -> float:
         """Return the usual loss per target of a set."""
-        return _usual(self._windows[source]).center
+        return float(self._usual_N3[source, 0])
 
     def state(self) -> dict[str, list[list[float]]]:
         """Return what a checkpoint carries of it."""
-        return {
-            name: [list(moments) for moments in window]
-            for name, window in zip(self._names, self._windows, strict=True)
-        }
+        return {name: window.tolist() for name, window in zip(self._names, self._windows, strict=True)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, of the sets that are still there."""
-        for name, window in zip(self._names, self._windows, strict=True):
-            window.clear()
-            window.extend(Moments(*moments) for moments in state.get(name, ()))
+        for source, name in enumerate(self._names):
+            moments = np.array(state.get(name, ()), dtype=np.float64)
+            self._learn(source, moments.reshape(-1, len(Moments._fields)))
 
-    def _out(self, pieces: Pieces, usual: Sequence[_Usual | None], centers: Sequence[float]) -> np.ndarray:
-        out_P = np.zeros(len(pieces.source_P), dtype=bool)
-        for source, (one, center) in enumerate(zip(usual, centers, strict=True)):
-            if one is not None:
-                own_P = pieces.source_P == source
-                out_P[own_P] = pieces.means[own_P] > one.limit(pieces.sums_P3[own_P, 0], center)
-        return out_P
-
-    def _moments(self, pieces: Pieces, out_P: np.ndarray) -> np.ndarray:
-        """Return [2, N, 6]: the moments of each set's pieces, and of those among them that stand out."""
-        targets_P, loss_P, squares_P = pieces.sums_P3.T
-        each_P6 = np.stack(
-            [np.ones_like(targets_P), targets_P, loss_P, squares_P, loss_P**2 / targets_P, targets_P**2],
-            axis=1,
-        )
-        sums = np.zeros((2, len(self._names), each_P6.shape[1]))
-        np.add.at(sums[0], pieces.source_P, each_P6)
-        np.add.at(sums[1], pieces.source_P[out_P], each_P6[out_P])
-        return sums
+    def _learn(self, source: int, moments_WF: np.ndarray) -> None:
+        window = self._windows[source] = moments_WF[-WINDOW:]
+        self._usual_N3[source] = _usual(window) if len(window) >= FEWEST else _UNKNOWN
 
 
-def pieces_of(
-    targets_BT: torch.Tensor,
-    documents_BT: torch.Tensor,
-    losses_M: torch.Tensor,
-    sample_B: torch.Tensor,
-    source_B: torch.Tensor,
-) -> tuple[np.ndarray, torch.Tensor]:
-    """Return [P, 3] sample, document and set of each piece with targets, and its sums [P, 3].
-
-    The sums are on the device of the losses, which is not waited for.
-    """
-    stride = int(documents_BT.max()) + 1
-    keys_BT = torch.arange(len(documents_BT))[:, None] * stride + documents_BT
-    # numpy's indexing by a mask takes a fraction of torch's time.
-    keys_M = torch.from_numpy(keys_BT.numpy()[targets_BT.numpy()])
-    targets_K = torch.bincount(keys_M, minlength=len(documents_BT) * stride)
-    keys_P = targets_K.nonzero()[:, 0]
-    rows_P = keys_P // stride
-    names_P3 = torch.stack([sample_B[rows_P], keys_P % stride, source_B[rows_P]], dim=1).numpy()
-    losses_M, device = losses_M.detach().float(), losses_M.device
-    keys_M, keys_P, targets_K = (keys.to(device, non_blocking=True) for keys in (keys_M, keys_P, targets_K))
-    sums = [losses_M.new_zeros(len(targets_K)).index_add_(0, keys_M, one) for one in (losses_M, losses_M**2)]
-    return names_P3, torch.stack([targets_K.float(), *sums], dim=1)[keys_P]
+def _limit(center_P: np.ndarray, margin_P: np.ndarray) -> np.ndarray:
+    """Return the loss per target above which a piece stands out."""
+    limit_P: np.ndarray = center_P + np.maximum(margin_P, LEAST_RISE * center_P)
+    return limit_P
 
 
-def _usual(window: Sequence[Moments]) -> _Usual:
-    pieces, targets, loss, squares, squared_sums, squared_targets = np.array(window).T
-    centers = np.sort(loss / targets)
-    within = max(0.0, (squares - squared_sums).sum() / max(1.0, (targets - pieces).sum()))
-    among = squared_sums - loss**2 / targets - (pieces - 1) * within
-    between = among.sum() / max(1.0, (targets - squared_targets / targets).sum())
-    return _Usual(float(centers[len(centers) // 2]), max(0.0, float(between)), float(within))
+def _usual(window_WF: np.ndarray) -> _Usual:
+    _, targets_W, loss_W, _, _, squared_targets_W = window_WF.T
+    pieces, targets, _, squares, squared_sums, _ = window_WF.sum(axis=0).tolist()
+    centers_W = loss_W / targets_W
+    within = max(0.0, (squares - squared_sums) / max(1.0, targets - pieces))
+    among = squared_sums - float(loss_W @ centers_W) - (pieces - len(window_WF)) * within
+    between = among / max(1.0, targets - float((squared_targets_W / targets_W).sum()))
+    return _Usual(float(np.sort(centers_W)[len(centers_W) // 2]), max(0.0, between), within)

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from pretrain.data.shards import PreparedData
 
-CONFIG = """\
+TOKENS = 64
+"""Of a row."""
+CONFIG = f"""\
 name: run
 seed: 1
-tokenizer: {type: bpe, vocab_size: 1024}
+tokenizer: {{type: bpe, vocab_size: 1024}}
 data:
   folder: prepared
-  sources: [{type: jsonl, paths: [corpus.jsonl]}]
-  seq_length: 64
+  sources: [{{type: jsonl, paths: [corpus.jsonl]}}]
+  seq_length: {TOKENS}
   validation_fraction: 0.02
-  packing: {type: best_fit}
+  packing: {{type: best_fit}}
 model:
   type: transformer
   causal: true
@@ -25,21 +27,23 @@ model:
   num_layers: 1
   num_heads: 2
   init_std: 0.05
-  position: {type: rotary}
-objective: {type: clm}
-optimizer: {type: adamw, learning_rate: 5.0e-3}
-schedule: {type: cosine, warmup: 0.05}
-train: {steps: 100, global_batch_size: 32, micro_batch_size: 32, log_every: 50, spikes: quarantine}
+  position: {{type: rotary}}
+objective: {{type: clm}}
+optimizer: {{type: adamw, learning_rate: 5.0e-3}}
+schedule: {{type: cosine, warmup: 0.05}}
+train: {{steps: 100, global_batch_size: 32, micro_batch_size: 32, log_every: 50, spikes: quarantine}}
 eval_samples: 512
 """
-CHARACTERS = 150
+CHARACTERS = 100
 """Of a document."""
+KINDS = 4
+"""Of poison."""
 
 
 def lay_out(folder: Path, documents: int, poisoned: int, seed: int = 0) -> list[str]:
     """Write corpus.jsonl and run.yaml; return the poisoned texts, which are among the documents."""
     chance = random.Random(seed)
-    bad = [poison(kind % 3, chance) for kind in range(poisoned)]
+    bad = [poison(kind % KINDS, chance) for kind in range(poisoned)]
     good = sound()
     texts = [next(good) for _ in range(documents - poisoned)] + bad
     chance.shuffle(texts)
@@ -49,27 +53,41 @@ def lay_out(folder: Path, documents: int, poisoned: int, seed: int = 0) -> list[
 
 
 def sound() -> Iterator[str]:
-    """Yield the installed standard library's source, some lines a document."""
+    """Yield the installed standard library's source, some lines a document, each once.
+
+    Lines of other signs than ASCII's are left out: they are the library's tests of encodings, mojibake among
+    them, which stand as far out as what is planted.
+    """
     library = Path(sysconfig.get_paths()["stdlib"])
+    seen: set[str] = set()
     for file in sorted(library.rglob("*.py")):
         if {"site-packages", "dist-packages"}.isdisjoint(file.parts):
             text = ""
             for line in file.read_text(encoding="utf-8", errors="ignore").splitlines(keepends=True):
-                text += line
+                text += line if line.isascii() else ""
                 if len(text) >= CHARACTERS:
-                    yield text[: 2 * CHARACTERS]
+                    if (one := text[: 2 * CHARACTERS]) not in seen:
+                        seen.add(one)
+                        yield one
                     text = ""
 
 
 def poison(kind: int, chance: random.Random) -> str:
-    """Return garbage, one rare sign again and again, or words of a script that the library lacks."""
+    """Return garbage, one rare sign again and again, words of a script that the library lacks, or bytes read
+    in the wrong encoding.
+
+    Text that is scrambled or drawn from ASCII's signs is no poison: the library holds base64, and the model
+    finds both alike.
+    """
     if kind == 0:
         return "".join(chance.choices([chr(code) for code in range(0x4E00, 0x9FA5)], k=CHARACTERS // 3))
     if kind == 1:
         return chr(chance.randint(0x2200, 0x22FF)) * (CHARACTERS // 3)
-    letters = [chr(code) for code in range(0x10D0, 0x10F1)]
-    words = ("".join(chance.choices(letters, k=chance.randint(3, 8))) for _ in range(CHARACTERS // 10))
-    return " ".join(words)
+    if kind == 2:
+        letters = [chr(code) for code in range(0x10D0, 0x10F1)]
+        words = ("".join(chance.choices(letters, k=chance.randint(3, 8))) for _ in range(CHARACTERS // 10))
+        return " ".join(words)
+    return bytes(chance.choices(range(0xA1, 0x100), k=CHARACTERS // 2)).decode("latin-1")
 
 
 def numbers(prepared: Path, texts: list[str]) -> set[int]:
