@@ -13,38 +13,16 @@ does no harm, and is found when it comes again.
 """
 
 import argparse
-import json
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from pretrain.data.packing import BestFitConfig
 from pretrain.data.shards import PreparedData
-from tests.end_to_end.poison import TOKENS, lay_out, numbers
+from tests.end_to_end.poison import TOKENS, end, found, lay_out, lumbre, never_had, numbers, trained
 
-LIST = "quarantine.json"
 BATCH = 128
-
-
-def trained(folder: Path, name: str, seed: int, steps: int) -> list[dict[str, Any]]:
-    """Train a run to its end; return its rows."""
-    keys = [f"name={name}", f"seed={seed}", f"train.steps={steps}"]
-    keys += [f"train.{size}_batch_size={BATCH}" for size in ("global", "micro")]
-    line = [sys.executable, "-m", "lumbre.cli", "pretrain", "run.yaml", *keys]
-    subprocess.run(line, cwd=folder, check=True, capture_output=True, text=True)
-    return [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-
-
-def reference(folder: Path, name: str, poisoned: set[int]) -> None:
-    """Put documents in quarantine before a run begins."""
-    found = {str(number): {"step": 0, "loss": 0.0, "usual": 0.0} for number in poisoned}
-    one = {"fingerprint": PreparedData.open(folder / "prepared").fingerprint, "documents": found}
-    (folder / "runs" / name).mkdir(parents=True)
-    (folder / "runs" / name / LIST).write_text(json.dumps({"sets": {"": one}}))
 
 
 def steps_of(prepared: Path, epochs: float) -> int:
@@ -65,12 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         texts = lay_out(folder, asked.documents, asked.poisoned)
-        subprocess.run(
-            [sys.executable, "-m", "lumbre.cli", "prepare", "run.yaml"],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-        )
+        lumbre(folder, "prepare")
         bad = numbers(folder / "prepared", texts)
         steps = steps_of(folder / "prepared", asked.epochs)
         print(
@@ -78,14 +51,15 @@ def main() -> None:
             flush=True,
         )
         for seed in range(1, asked.seeds + 1):
-            rows = trained(folder, f"poisoned-{seed}", seed, steps)
-            found = {row["document"] for row in rows if row.get("event") == "quarantined"}
-            reference(folder, f"never-{seed}", bad)
-            others = trained(folder, f"never-{seed}", seed, steps)
-            for name, ended in ("poisoned", rows), ("never", others):
-                ends[name].append([row["eval/loss"] for row in ended if "eval/loss" in row][-1])
+            keys = [f"seed={seed}", f"train.steps={steps}"]
+            keys += [f"train.{size}_batch_size={BATCH}" for size in ("global", "micro")]
+            rows = trained(folder, f"poisoned-{seed}", *keys)
+            out = found(rows)
+            never_had(folder, f"never-{seed}", bad)
+            ends["poisoned"].append(end(rows))
+            ends["never"].append(end(trained(folder, f"never-{seed}", *keys)))
             print(
-                f"seed {seed}: {len(found & bad)} of {len(bad)} found, {len(found - bad)} innocent; "
+                f"seed {seed}: {len(out & bad)} of {len(bad)} found, {len(out - bad)} innocent; "
                 f"evaluation {ends['poisoned'][-1]:.4f}, without them {ends['never'][-1]:.4f}",
                 flush=True,
             )

@@ -30,7 +30,7 @@ class Suspects:
 
     def take(self, batch: Batch, losses: torch.Tensor | None) -> None:
         """Take a micro batch, on the host, and its targets' losses."""
-        if not self._active or losses is None or not len(losses):
+        if not self._active or losses is None:
             return
         # numpy takes a fraction of torch's time for so little; the device is not waited for.
         documents_BT = batch.get("decoder_document_ids", batch["document_ids"]).numpy()
@@ -44,7 +44,7 @@ class Suspects:
         """Quarantine the documents that stand out; return an event for each."""
         if not self._active:
             return []
-        losses_M = torch.cat(self._losses) if self._losses else torch.zeros(0)
+        losses_M = torch.cat(self._losses or [torch.zeros(0)]) if len(self._losses) != 1 else self._losses[0]
         pieces = Pieces.of(Places.joined(self._places), losses_M.double().cpu().numpy())
         self._places, self._losses = [], []
         out_P, some = self._usual.standing_out(pieces)

@@ -7,7 +7,7 @@ ranks agree on it by one of theirs. A target's loss is skewed as a gamma variabl
 has a longer tail than a normal one's: the sub-gamma bound (Boucheron, Lugosi and Massart, 2013,
 "Concentration Inequalities", 2.4).
 
-Shapes: P pieces, N sets of data, W steps; F is of `Moments`.
+Shapes: P pieces, N sets of data, W steps; F is of `Moments` or `Fit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from lumbre import distributed
 from lumbre.trainer.pieces import Pieces
 
 WINDOW = 64
-"""Steps that tell what is usual."""
-FEWEST = 32
-"""Steps before any document is told from it."""
+"""Steps that tell how far losses usually are from their center."""
+RECENT = 8
+"""And those that tell the center, which falls fast at first: steps before any document is told from it."""
 DEVIATIONS = 6.0
 """How many standard deviations above the center a piece stands out."""
 LEAST_RISE = 0.33
@@ -42,6 +42,31 @@ class Moments(NamedTuple):
     """Of each piece's loss, by its targets."""
     squared_targets: float
 
+    def fit(self) -> "Fit":
+        """Return what of the fit is the step's."""
+        center = self.loss / self.targets
+        return Fit(
+            center,
+            within=self.squares - self.squared_sums,
+            within_freedom=self.targets - self.pieces,
+            between=self.squared_sums - self.loss * center,
+            between_freedom=self.targets - self.squared_targets / self.targets,
+            others=self.pieces - 1.0,
+        )
+
+
+class Fit(NamedTuple):
+    """A step's part of the fit by moments: all but the center add up over steps."""
+
+    center: float
+    within: float
+    """Squares within pieces, and below what a unit of the variance within is expected to bring to them."""
+    within_freedom: float
+    between: float
+    """Squares between pieces, and below what units of the variances between and within bring to them."""
+    between_freedom: float
+    others: float
+
 
 class _Usual(NamedTuple):
     center: float
@@ -61,45 +86,49 @@ class UsualLosses:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._windows = [np.zeros((0, len(Moments._fields))) for _ in names]
+        self._numbers_N1 = np.arange(len(names))[:, None]
+        self._none_told = [0.0] * (_TOLD * len(names))
+        self._windows = [np.zeros((0, len(Fit._fields))) for _ in names]
         self._usual_N3 = np.array([_UNKNOWN] * len(names))
-        self._fresh_NF = np.zeros((len(names), len(Moments._fields)))
+        self._fresh: list[Moments] = []
 
     def standing_out(self, pieces: Pieces) -> tuple[np.ndarray, bool]:
         """Return which of this rank's pieces of a step stand out, and whether any rank's may; all call."""
         source_P = pieces.places.source_P
-        targets_P, loss_P, squares_P = pieces.sums_P3.T
+        targets_P, loss_P, _ = pieces.sums_P3.T
         means_P = loss_P / targets_P
-        moments_PF = np.stack(
-            [np.ones_like(targets_P), targets_P, loss_P, squares_P, loss_P * means_P, targets_P**2], axis=1
-        )
-        own_NP = source_P == np.arange(len(self._names))[:, None]
+        moments_FP = np.empty((len(Moments._fields), len(means_P)))
+        moments_FP[0] = 1.0
+        moments_FP[1:4] = pieces.sums_P3.T
+        np.multiply(loss_P, means_P, out=moments_FP[4])
+        np.multiply(targets_P, targets_P, out=moments_FP[5])
+        own_NP = source_P == self._numbers_N1
         center_N, between_N, within_N = self._usual_N3.T
         within_P = within_N[source_P] / targets_P
         margin_P = DEVIATIONS * np.sqrt(between_N[source_P] + within_P)
         margin_P += DEVIATIONS**2 / 2 * within_P / center_N[source_P]
         out_P = means_P > _limit(center_N[source_P], margin_P)
-        own_NF = own_NP @ moments_PF
-        told_N3 = (
-            (own_NP & out_P) @ moments_PF[:, :_TOLD] if out_P.any() else np.zeros_like(own_NF[:, :_TOLD])
-        )
-        sums = np.array(distributed.sum_over_ranks([*own_NF.ravel().tolist(), *told_N3.ravel().tolist()]))
-        self._fresh_NF = sums[: own_NF.size].reshape(own_NF.shape)
-        told_N3 = sums[own_NF.size :].reshape(told_N3.shape)
-        if not told_N3[:, 0].any():
+        own_NF = own_NP @ moments_FP.T
+        told = ((own_NP & out_P) @ moments_FP[:_TOLD].T).ravel().tolist() if out_P.any() else self._none_told
+        sums = distributed.sum_over_ranks(own_NF.ravel().tolist() + told)
+        size = len(Moments._fields)
+        self._fresh = [Moments(*sums[at : at + size]) for at in range(0, own_NF.size, size)]
+        if not any(sums[own_NF.size :: _TOLD]):
             return out_P, False
+        told_N3 = np.array(sums[own_NF.size :]).reshape(-1, _TOLD)
         # Against the rest of its own step as well: where all losses rise, no document is the cause.
-        rest_N3 = self._fresh_NF[:, :_TOLD] - told_N3
+        fresh_N3 = np.array([one[:_TOLD] for one in self._fresh])
+        rest_N3 = fresh_N3 - told_N3
         rest_N = rest_N3[:, 2] / np.maximum(rest_N3[:, 1], 1.0)
-        few_N = told_N3[:, 0] <= np.maximum(1, MOST * self._fresh_NF[:, 0])
+        few_N = told_N3[:, 0] <= np.maximum(1, MOST * fresh_N3[:, 0])
         out_P &= means_P > _limit(np.maximum(center_N, rest_N)[source_P], margin_P)
         return out_P & few_N[source_P], True
 
     def take_up(self) -> None:
         """Let the last step count for what is usual."""
-        for source, moments_F in enumerate(self._fresh_NF):
-            if moments_F[0]:
-                self._learn(source, np.concatenate([self._windows[source], moments_F[None]]))
+        for source, fresh in enumerate(self._fresh):
+            if fresh.pieces:
+                self._learn(source, np.concatenate([self._windows[source], [fresh.fit()]]))
 
     def center(self, source: int) -> float:
         """Return the usual loss per target of a set."""
@@ -112,12 +141,12 @@ class UsualLosses:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, of the sets that are still there."""
         for source, name in enumerate(self._names):
-            moments = np.array(state.get(name, ()), dtype=np.float64)
-            self._learn(source, moments.reshape(-1, len(Moments._fields)))
+            window = np.array(state.get(name, ()), dtype=np.float64)
+            self._learn(source, window.reshape(-1, len(Fit._fields)))
 
-    def _learn(self, source: int, moments_WF: np.ndarray) -> None:
-        window = self._windows[source] = moments_WF[-WINDOW:]
-        self._usual_N3[source] = _usual(window) if len(window) >= FEWEST else _UNKNOWN
+    def _learn(self, source: int, window_WF: np.ndarray) -> None:
+        window = self._windows[source] = window_WF[-WINDOW:]
+        self._usual_N3[source] = _usual(window) if len(window) >= RECENT else _UNKNOWN
 
 
 def _limit(center_P: np.ndarray, margin_P: np.ndarray) -> np.ndarray:
@@ -127,10 +156,8 @@ def _limit(center_P: np.ndarray, margin_P: np.ndarray) -> np.ndarray:
 
 
 def _usual(window_WF: np.ndarray) -> _Usual:
-    _, targets_W, loss_W, _, _, squared_targets_W = window_WF.T
-    pieces, targets, _, squares, squared_sums, _ = window_WF.sum(axis=0).tolist()
-    centers_W = loss_W / targets_W
-    within = max(0.0, (squares - squared_sums) / max(1.0, targets - pieces))
-    among = squared_sums - float(loss_W @ centers_W) - (pieces - len(window_WF)) * within
-    between = among / max(1.0, targets - float((squared_targets_W / targets_W).sum()))
-    return _Usual(float(np.sort(centers_W)[len(centers_W) // 2]), max(0.0, between), within)
+    _, within, within_freedom, between, between_freedom, others = window_WF.sum(axis=0).tolist()
+    within = max(0.0, within / max(1.0, within_freedom))
+    between = max(0.0, (between - others * within) / max(1.0, between_freedom))
+    centers = sorted(window_WF[-RECENT:, 0].tolist())
+    return _Usual(centers[len(centers) // 2], between, within)

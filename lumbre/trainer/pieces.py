@@ -3,6 +3,7 @@
 Shapes: B rows of T tokens, M targets, P pieces.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,21 +28,23 @@ class Places(NamedTuple):
         cls, targets_BT: np.ndarray, documents_BT: np.ndarray, sample_B: np.ndarray, source_B: np.ndarray
     ) -> "Places":
         """Return the places of a micro batch. A row's documents lie one after another."""
-        begins_BT = np.empty(documents_BT.shape, dtype=bool)
-        begins_BT[:, 0] = True
-        np.not_equal(documents_BT[:, 1:], documents_BT[:, :-1], out=begins_BT[:, 1:])
-        at_P = np.flatnonzero(begins_BT)
+        documents = documents_BT.ravel()
+        begins = np.empty(documents.shape, dtype=bool)
+        np.not_equal(documents[1:], documents[:-1], out=begins[1:])
+        begins[:: documents_BT.shape[1]] = True
+        at_P = begins.nonzero()[0]
         targets_P = np.add.reduceat(targets_BT.ravel(), at_P, dtype=np.int64)
         some_P = targets_P > 0
         at_P = at_P[some_P]
         rows_P = at_P // documents_BT.shape[1]
-        return cls(
-            sample_B[rows_P], documents_BT.ravel()[at_P].astype(np.int64), source_B[rows_P], targets_P[some_P]
-        )
+        numbers_P = documents[at_P].astype(np.int64)
+        return cls(sample_B[rows_P], numbers_P, source_B[rows_P], targets_P[some_P])
 
     @classmethod
     def joined(cls, several: Sequence["Places"]) -> "Places":
         """Return the places of several micro batches as those of one."""
+        if len(several) == 1:
+            return several[0]
         return cls(*map(np.concatenate, zip(_NONE, *several, strict=True)))
 
 
@@ -66,7 +69,7 @@ class Pieces:
             sums_P3[:, 0] = targets_P
             sums_P3[:, 1] = np.add.reduceat(losses_M, begins_P)
             sums_P3[:, 2] = np.add.reduceat(losses_M * losses_M, begins_P)
-        finite_P = np.isfinite(sums_P3[:, 2])
-        if not finite_P.all():
+        if not math.isfinite(sums_P3[:, 2].sum()):
+            finite_P = np.isfinite(sums_P3[:, 2])
             places, sums_P3 = Places(*(one[finite_P] for one in places)), sums_P3[finite_P]
         return cls(places, sums_P3)

@@ -1,10 +1,13 @@
-"""A corpus with a few poisoned documents in it, and which numbers they have once it is prepared."""
+"""A corpus with a few poisoned documents in it, their numbers once it is prepared, and runs that read it."""
 
 import json
 import random
+import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pretrain.data.shards import PreparedData
 
@@ -38,6 +41,7 @@ CHARACTERS = 100
 """Of a document."""
 KINDS = 4
 """Of poison."""
+LIST = "quarantine.json"
 
 
 def lay_out(folder: Path, documents: int, poisoned: int, seed: int = 0) -> list[str]:
@@ -101,3 +105,34 @@ def numbers(prepared: Path, texts: list[str]) -> set[int]:
         if tokenizer.decode(tokens) in wanted:
             found.add(number)
     return found
+
+
+def lumbre(folder: Path, command: str, *keys: str) -> None:
+    """Run the command on run.yaml to its end."""
+    line = [sys.executable, "-m", "lumbre.cli", command, "run.yaml", *keys]
+    done = subprocess.run(line, cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def trained(folder: Path, name: str, *keys: str) -> list[dict[str, Any]]:
+    """Train a run to its end; return its rows."""
+    lumbre(folder, "pretrain", f"name={name}", *keys)
+    return [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def never_had(folder: Path, name: str, poisoned: set[int]) -> None:
+    """Put documents in quarantine before a run begins."""
+    found = {str(number): {"step": 0, "loss": 0.0, "usual": 0.0} for number in poisoned}
+    one = {"fingerprint": PreparedData.open(folder / "prepared").fingerprint, "documents": found}
+    (folder / "runs" / name).mkdir(parents=True)
+    (folder / "runs" / name / LIST).write_text(json.dumps({"sets": {"": one}}))
+
+
+def found(rows: list[dict[str, Any]]) -> set[int]:
+    """Return the documents that a run has put in quarantine."""
+    return {row["document"] for row in rows if row.get("event") == "quarantined"}
+
+
+def end(rows: list[dict[str, Any]]) -> float:
+    """Return the last evaluation's loss."""
+    return float([row["eval/loss"] for row in rows if "eval/loss" in row][-1])

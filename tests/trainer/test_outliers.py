@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumbre.trainer.outliers import FEWEST, UsualLosses, _usual
+from lumbre.trainer.outliers import RECENT, UsualLosses, _usual
 from lumbre.trainer.pieces import Pieces, Places
 
 BETWEEN, WITHIN = 0.6, 2.0
@@ -33,7 +33,7 @@ def poisoned(pieces: Pieces, at: list[int], loss: float) -> Pieces:
     return Pieces(pieces.places, sums)
 
 
-def used(seed: int, steps: int = FEWEST, **keys: Any) -> tuple[UsualLosses, np.random.Generator]:
+def used(seed: int, steps: int = 2 * RECENT, **keys: Any) -> tuple[UsualLosses, np.random.Generator]:
     """Return a watch that has seen steps."""
     chance = np.random.default_rng(seed)
     usual = UsualLosses(["a", "b"][: keys.get("sources", 1)])
@@ -66,6 +66,17 @@ def test_a_jump_of_all_documents_is_no_documents_fault() -> None:
     out, some = usual.standing_out(step(chance, center=9.0))
     assert some
     assert not out.any()
+
+
+def test_a_document_stands_out_of_a_center_that_falls() -> None:
+    """Its loss is below what was usual some steps ago, and far above what is usual now."""
+    chance = np.random.default_rng(4)
+    usual = UsualLosses(["a"])
+    for at in range(48):
+        assert not usual.standing_out(step(chance, center=9.0 - at / 8))[0].any()
+        usual.take_up()
+    out, _ = usual.standing_out(poisoned(step(chance, center=3.0), [5], 8.5))
+    assert np.flatnonzero(out).tolist() == [5]
 
 
 def test_a_set_is_compared_with_itself_and_a_new_one_with_nothing() -> None:
