@@ -57,11 +57,11 @@ class Suspects:
 
     def state(self) -> dict[str, Any]:
         """Return what is usual, and the list."""
-        return {"usual": self._usual.state(), "quarantine": self._quarantine.state()}
+        return {"fits": self._usual.state(), "quarantine": self._quarantine.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave; the list keeps what it has beside that."""
-        self._usual.restore(state.get("usual", {}))
+        self._usual.restore(state.get("fits", {}))
         self._quarantine.restore(state.get("quarantine", {}))
 
     def _suspects(self, pieces: Pieces, out_P: np.ndarray, step: int) -> list[Suspect]:
