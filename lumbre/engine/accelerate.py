@@ -13,7 +13,8 @@ from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, auto
 from lumbre.engine.compute import set_up
 from lumbre.errors import Problem
 from lumbre.models.deferred import Deferred
-from lumbre.optim import OptimizerConfig, set_learning_rate
+from lumbre.models.fused import fused_rows
+from lumbre.optim import OptimizerConfig, set_learning_rate, states_of
 from lumbre.world import as_one_process
 
 
@@ -63,7 +64,7 @@ class AccelerateEngine:
         with as_one_process() if distributed.world().size == 1 else nullcontext():
             self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")
         self._precision = config.precision
-        self._optimizer = optimizer.build(self.module.named_parameters())
+        self._optimizer = optimizer.build(self.module.named_parameters(), fused_rows(self.module))
         self._model = self._accelerator.prepare_model(self.module)
         expected = nn.parallel.DistributedDataParallel if distributed.world().size > 1 else type(model)
         self._world = assert_layout(
@@ -113,22 +114,26 @@ class AccelerateEngine:
 
     def fragments(self) -> Iterator[Fragment]:
         """Yield this rank's even share of every parameter that trains."""
+        states = states_of(self._optimizer)
         for name, parameter in trained(self.module):
             start, stop = even_slice(parameter.numel(), self._world.rank, self._world.size)
             tensors = {"param": parameter.detach().flatten()[start:stop]}
             # A parameter that the loss has not reached yet has no state.
-            state = self._optimizer.state.get(parameter) or self._config.initial_state(parameter, 0)
-            for key in self._config.state_names:
+            state = self._optimizer.state.get(parameter) or self._config.initial_state(
+                parameter, 0, states[parameter]
+            )
+            for key in states[parameter]:
                 tensors[key] = state[key].flatten()[start:stop]
             yield Fragment(name, tuple(parameter.shape), start, tensors)
 
     @torch.no_grad()
     def restore(self, read: Read, step: int) -> None:
         """Read every parameter that trains whole, for every rank holds all of it."""
+        states = states_of(self._optimizer)
         for name, parameter in trained(self.module):
             parameter.copy_(read("param", name, 0, parameter.numel()).view_as(parameter))
-            state = self._config.initial_state(parameter, step)
-            for key in self._config.state_names:
+            state = self._config.initial_state(parameter, step, states[parameter])
+            for key in states[parameter]:
                 state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
             self._optimizer.state[parameter] = state
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from lumbre import distributed
-from lumbre.engine import optimizer_swap, raw
+from lumbre.engine import flat, optimizer_swap, raw
 from lumbre.engine.base import (
     EngineConfig,
     Fragment,
@@ -32,8 +32,9 @@ from lumbre.engine.tensor import TensorGroup, deal_out
 from lumbre.engine.zero3 import Partitions
 from lumbre.errors import Problem
 from lumbre.models.deferred import Deferred
+from lumbre.models.fused import fused_rows
 from lumbre.models.share import Share
-from lumbre.optim import OptimizerConfig, set_learning_rate
+from lumbre.optim import OptimizerConfig, PiecewiseOptimizer, set_learning_rate, states_of
 from lumbre.watchdog.extension_locks import clear_stale_locks, extensions_folder
 from lumbre.world import Place
 
@@ -149,7 +150,7 @@ class DeepSpeedEngine:
         set_up(model, config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=optimizer.build(model.named_parameters()),
+            optimizer=optimizer.build(model.named_parameters(), fused_rows(model)),
             config=keys,
             dist_init_required=False,
             mpu=self._tensor,
@@ -166,6 +167,9 @@ class DeepSpeedEngine:
         assert stage == self._stage, f"ZeRO stage {self._stage} was asked for, {stage} is in use"
         self.module: nn.Module = self._engine.module
         self._partitions = Partitions(self.module, self._optimizer, optimizer, self._world)
+        if self._stage and isinstance(self._base, PiecewiseOptimizer):
+            parts = self._partitions.pieces() if self._stage == 3 else flat.pieces(self.module, self._base)
+            self._base.lay_out(parts, self.device)
 
     def forward(self) -> nn.Module:
         """Return DeepSpeed's engine."""
@@ -215,12 +219,12 @@ class DeepSpeedEngine:
             if self._stage:
                 mapping = parameter._hp_mapping
                 if mapping is not None:
-                    keys = {key: None if key == "param" else key for key in self._kinds}
+                    keys = {"param": None, **{key: key for key in self._states(parameter)}}
                     tensors = {key: mapping.get_hp_fragment(state) for key, state in keys.items()}
                     yield self._fragment(name, parameter, mapping.lp_fragment_address.start, tensors)
             else:
                 state = self._optimizer.state[parameter]
-                tensors = {key: state[key].flatten() for key in self._config.state_names}
+                tensors = {key: state[key].flatten() for key in self._states(parameter)}
                 yield self._fragment(name, parameter, 0, {"param": parameter.detach().flatten(), **tensors})
 
     def _fragment(
@@ -255,11 +259,11 @@ class DeepSpeedEngine:
                     address = mapping.lp_fragment_address
                     start, stop = address.start, address.start + address.numel
                     mapping.get_hp_fragment().copy_(whole[start:stop])
-                    for key in self._config.state_names:
+                    for key in self._states(parameter):
                         mapping.get_hp_fragment(key).copy_(read_share(read, key, name, share, start, stop))
             else:
                 state = self._optimizer.state[parameter]
-                for key in self._config.state_names:
+                for key in self._states(parameter):
                     part = read_share(read, key, name, share, 0, parameter.numel())
                     state[key].copy_(part.view_as(parameter))
 
@@ -282,8 +286,15 @@ class DeepSpeedEngine:
         return self._tensor.whole(own, self._shares[name])
 
     @property
-    def _kinds(self) -> tuple[str, ...]:
-        return ("param", *self._config.state_names)
+    def _base(self) -> Any:
+        """The optimizer that was built, whose tensors ZeRO has put its own in the place of."""
+        return self._optimizer.optimizer if self._stage else self._optimizer
+
+    def _states(self, parameter: Any) -> tuple[str, ...]:
+        """Return the names of a parameter's state; at stages 1 and 2, where this rank has a part of it."""
+        if not self._stage:
+            return states_of(self._base)[parameter]
+        return tuple(self._base.param_groups[parameter._hp_mapping.param_group_index]["states"])
 
     def _share(self, name: str) -> Share | None:
         """Return what this rank has of a parameter; None is the whole of it."""
@@ -307,16 +318,12 @@ class DeepSpeedEngine:
                 own = safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
                 yield name, self.gathered(name, own)
 
-    def _flat_parameters(self) -> list[torch.Tensor]:
-        base = self._optimizer.optimizer if self._stage else self._optimizer
-        return [parameter for group in base.param_groups for parameter in group["params"]]
-
     def _ensure_state(self, step: int | None = None) -> None:
         """Make the optimizer's state exist, which torch makes only at the first step."""
-        state = self._optimizer.optimizer.state if self._stage else self._optimizer.state
-        for parameter in self._flat_parameters():
+        state = self._base.state
+        for parameter, states in states_of(self._base).items():
             if step is not None or not state[parameter]:
-                state[parameter] = self._config.initial_state(parameter, step or 0)
+                state[parameter] = self._config.initial_state(parameter, step or 0, states)
         if self._stage in (1, 2):
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()

@@ -9,7 +9,7 @@ from torch import nn
 
 from lumbre.distributed import World
 from lumbre.engine.base import Fragment, Read, trained
-from lumbre.optim import OptimizerConfig
+from lumbre.optim import OptimizerConfig, Piece
 
 
 class Partitions:
@@ -31,7 +31,8 @@ class Partitions:
                     start, stop = self._part(parameter)
                     if start < stop:
                         tensors = {
-                            key: self._view(flat, parameter, key)[: stop - start] for key in self._kinds
+                            key: self._view(flat, parameter, key)[: stop - start]
+                            for key in self._kinds(index)
                         }
                         yield Fragment(names[id(parameter)][0], tuple(parameter.ds_shape), start, tensors)
 
@@ -44,7 +45,7 @@ class Partitions:
             with self._resident(index, flat, step):
                 for parameter in self._zero.fp16_groups[index]:
                     start, stop = self._part(parameter)
-                    for key in self._kinds if start < stop else ():
+                    for key in self._kinds(index) if start < stop else ():
                         part = read(key, names[id(parameter)][0], start, stop)
                         self._view(flat, parameter, key)[: stop - start].copy_(part)
                 self._zero._reassign_or_swap_out_partitioned_parameters(index)
@@ -62,9 +63,27 @@ class Partitions:
                     for name in names[id(parameter)]:
                         yield name, tensor
 
-    @property
-    def _kinds(self) -> tuple[str, ...]:
-        return ("param", *self._config.state_names)
+    def pieces(self) -> list[tuple[torch.Tensor, list[Piece]]]:
+        """Return this rank's flat tensors, and what lies in them."""
+        names = self._names()
+        return [
+            (flat, [self._piece(names[id(one)][0], one) for one in self._zero.fp16_groups[index]])
+            for index, flat in self._groups()
+        ]
+
+    def _piece(self, name: str, parameter: Any) -> Piece:
+        start, stop = self._part(parameter)
+        _, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
+        return Piece(name, tuple(parameter.ds_shape), start, offset, max(0, stop - start))
+
+    def _states(self, index: int) -> tuple[str, ...]:
+        """Return the names of the state of a flat group."""
+        group = self._zero.optimizer.param_groups[self._zero.sub_group_to_group_id[index]]
+        states: tuple[str, ...] = group["states"]
+        return states
+
+    def _kinds(self, index: int) -> tuple[str, ...]:
+        return ("param", *self._states(index))
 
     def _names(self) -> dict[int, list[str]]:
         """Return the names of each parameter that trains, by its id; the first is a checkpoint's."""
@@ -88,7 +107,7 @@ class Partitions:
             self._zero._optimizer_states_and_gradient_swap_in(index)
         changed = step is not None or not self._zero.optimizer.state[flat]
         if changed:
-            self._reset(flat, step or 0)
+            self._reset(index, flat, step or 0)
         try:
             yield
         finally:
@@ -97,11 +116,12 @@ class Partitions:
             elif swapped:
                 self._zero._release_swap_buffers(index)
 
-    def _reset(self, flat: torch.Tensor, step: int) -> None:
+    def _reset(self, index: int, flat: torch.Tensor, step: int) -> None:
         """Set the state to what it is before the first step, its counter at `step`."""
         state = self._zero.optimizer.state
-        fresh = self._config.initial_state(flat, step)
-        for name in self._config.state_names:
+        states = self._states(index)
+        fresh = self._config.initial_state(flat, step, states)
+        for name in states:
             if name in state[flat]:
                 # The swapper knows these tensors, and no others.
                 fresh[name] = state[flat][name].copy_(fresh[name])

@@ -1,7 +1,11 @@
 """Optimizers and learning-rate schedules."""
 
 from lumbre.optim.adamw import AdamWConfig
-from lumbre.optim.base import OptimizerConfig, set_learning_rate
+from lumbre.optim.base import NOT_FUSED, Fused, OptimizerConfig, set_learning_rate, states_of
+from lumbre.optim.lamb import LambConfig
+from lumbre.optim.lion import LionConfig
+from lumbre.optim.muon import MuonConfig
+from lumbre.optim.pieces import Piece, PiecewiseOptimizer
 from lumbre.optim.schedule import (
     ConstantConfig,
     CosineConfig,
@@ -12,13 +16,21 @@ from lumbre.optim.schedule import (
 )
 
 __all__ = [
+    "NOT_FUSED",
     "AdamWConfig",
     "ConstantConfig",
     "CosineConfig",
+    "Fused",
     "InverseSquareRootConfig",
+    "LambConfig",
     "LinearConfig",
+    "LionConfig",
+    "MuonConfig",
     "OptimizerConfig",
+    "Piece",
+    "PiecewiseOptimizer",
     "ScheduleConfig",
     "WsdConfig",
     "set_learning_rate",
+    "states_of",
 ]

@@ -1,13 +1,13 @@
 """AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import nn
 
-from lumbre.optim.base import OptimizerConfig
+from lumbre.optim.base import NOT_FUSED, Fused, OptimizerConfig
 
 
 class AdamWConfig(OptimizerConfig):
@@ -25,7 +25,9 @@ class AdamWConfig(OptimizerConfig):
     epsilon: PositiveFloat = 1e-8
     """Added to the denominator."""
 
-    def build(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.AdamW:
+    def build(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], fused: Fused = NOT_FUSED
+    ) -> torch.optim.AdamW:
         """Return torch.optim.AdamW with decay on matrices only."""
         return torch.optim.AdamW(
             self.param_groups(parameters),
@@ -34,11 +36,3 @@ class AdamWConfig(OptimizerConfig):
             eps=self.epsilon,
             fused=True,
         )
-
-    def initial_state(self, parameter: torch.Tensor, step: int) -> dict[str, Any]:
-        """Return zero moments and a step counter where the fused kernel expects it."""
-        return {
-            "step": torch.full((), float(step), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }

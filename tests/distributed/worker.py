@@ -4,9 +4,10 @@ Run by torchrun (or alone): worker.py FOLDER CASES_JSON, on CUDA devices where i
 (CUDA_VISIBLE_DEVICES), else on the CPU. Each case trains a tiny encoder for some steps on batches with random
 target counts, the same global batches on any layout. A case may start from a checkpoint of another case,
 `"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`, train some weights alone,
-`"method": CONFIG`, and lower blocks slower, `"layer_decay": FACTOR`. The loss of some samples may be NaN,
-`"spoiled": [SAMPLE, ...]`, which `"non_finite": CONFIG` deals with, `"save_every": N` saves more often,
-and `"left_out": [STEP, ...]` has a watch leave a batch out of steps, which are done again with the usual one.
+`"method": CONFIG`, and lower blocks slower, `"layer_decay": FACTOR`, or by another optimizer,
+`"optimizer": KEYS`. The loss of some samples may be NaN, `"spoiled": [SAMPLE, ...]`, which
+`"non_finite": CONFIG` deals with, `"save_every": N` saves more often, and `"left_out": [STEP, ...]` has a
+watch leave a batch out of steps, which are done again with the usual one.
 Rank 0 writes
 FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at, what
 it ran on and whether what was frozen has stayed, and FOLDER/ID.pt, the final weights of what trained.
@@ -33,7 +34,7 @@ from lumbre.engine import AccelerateConfig, DeepSpeedConfig, Engine, EngineConfi
 from lumbre.hardware import Peak
 from lumbre.models import TransformerConfig
 from lumbre.models.deferred import deferring
-from lumbre.optim import AdamWConfig, LinearConfig
+from lumbre.optim import LinearConfig, OptimizerConfig
 from lumbre.tokenizer import WordPieceConfig
 from lumbre.tracking import Row, Trackers, event
 from lumbre.trainer import Batch, LossOutput, NonFiniteConfig, Term, TrainConfig, Trainer
@@ -43,7 +44,7 @@ from pretrain.objectives.clm import Clm
 
 GLOBAL_BATCH, LENGTH, VOCABULARY = 8, 12, 61
 STEPS, SAVE_EVERY = 12, 6
-OPTIMIZER = {"learning_rate": 3e-3, "weight_decay": 0.1, "gradient_clipping": 0.5}
+OPTIMIZER = {"type": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "gradient_clipping": 0.5}
 SEED = 3
 ENGINE_KEYS = ("precision", "activation_checkpointing", "compile", "attention_kernel", "sequence_parallel")
 DEEPSPEED_KEYS = ("offload", "deepspeed")
@@ -248,7 +249,9 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     torch.manual_seed(SEED)
     micro = int(str(case.get("micro", 2)))
     shared_by = int(str(case.get("sequence_parallel", 1)))
-    optimizer = AdamWConfig.model_validate(OPTIMIZER | {"layer_decay": case.get("layer_decay", 1.0)})
+    optimizer = OptimizerConfig.model_validate(
+        {**OPTIMIZER, "layer_decay": case.get("layer_decay", 1.0), **dict(case.get("optimizer", {}))}  # type: ignore[call-overload]
+    )
     name = str(case.get("model", "encoder"))
     learner = learner_of(name)
     if "spoiled" in case:

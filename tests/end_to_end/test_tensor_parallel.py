@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from finetune.config import FinetuneConfig
 from lumbre.config import load
 from lumbre.errors import ConfigError
-from lumbre.optim import AdamWConfig
 from pretrain.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -108,14 +107,14 @@ def test_matrices_that_cannot_be_shared_are_refused(
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["muon", "lamb"])
 def test_an_optimizer_of_whole_matrices_is_refused(
-    project: "Project", monkeypatch: pytest.MonkeyPatch
+    project: "Project", kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(AdamWConfig, "elementwise", False)
-    with pytest.raises(ConfigError, match="tensor_parallel: adamw looks at whole matrices"):
-        load(PretrainConfig, "run.yaml", TWO)
+    with pytest.raises(ConfigError, match=f"tensor_parallel: {kind} looks at whole matrices"):
+        load(PretrainConfig, "run.yaml", [*TWO, f"optimizer.type={kind}"])
 
 
 def test_fine_tuning_refuses_matrices_that_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
