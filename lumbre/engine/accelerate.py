@@ -11,6 +11,7 @@ from torch import nn
 from lumbre import distributed
 from lumbre.engine.base import EngineConfig, Fragment, Read, assert_layout, autocast, even_slice, trained
 from lumbre.engine.compute import set_up
+from lumbre.engine.gradient import clip
 from lumbre.errors import Problem
 from lumbre.models.deferred import Deferred
 from lumbre.models.fused import fused_rows
@@ -105,7 +106,7 @@ class AccelerateEngine:
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear; return the global norm. Nothing is updated where that is not finite."""
         limit = self._config.gradient_clipping or float("inf")
-        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        norm = clip(self.module.parameters(), limit)
         if math.isfinite(norm):
             set_learning_rate(self._optimizer, learning_rate)
             self._optimizer.step()

@@ -27,6 +27,7 @@ from lumbre.engine.base import (
     trained,
 )
 from lumbre.engine.compute import set_up
+from lumbre.engine.gradient import clip
 from lumbre.engine.offload import OffloadConfig
 from lumbre.engine.tensor import TensorGroup, deal_out
 from lumbre.engine.zero3 import Partitions
@@ -200,7 +201,7 @@ class DeepSpeedEngine:
             return float(self._engine.get_global_grad_norm())
         limit = self._config.gradient_clipping or float("inf")
         if self._tensor is None:
-            norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+            norm = clip(self.module.parameters(), limit)
         else:
             norm = self._tensor.clip(self.module.parameters(), limit)
         if math.isfinite(norm):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbre import distributed
+from lumbre.engine.gradient import norms
 from lumbre.models import Transformer
 from lumbre.models.attention import Attention
 from lumbre.models.mlp import Mlp
@@ -72,10 +73,9 @@ class TensorGroup:
         """Scale gradients down to the limit of their norm, in which what all ranks have counts once."""
         parameters = list(parameters)
         squares = torch.zeros(2, dtype=torch.float64, device=parameters[0].device)
-        for parameter in parameters:
-            if parameter.grad is not None:
-                square = torch.linalg.vector_norm(parameter.grad, dtype=torch.float64) ** 2
-                squares[int(is_shared(parameter))] += square
+        for index in range(2):
+            these = [one for one in parameters if one.grad is not None and is_shared(one) == bool(index)]
+            squares[index] = (norms([one.grad for one in these if one.grad is not None]) ** 2).sum()
         norm = (squares[0] + self.tensor.sum(squares[1])).sqrt()
         nn.utils.clip_grads_with_norm_(parameters, limit, norm.float())
         return float(norm)

@@ -42,3 +42,9 @@ class Learner(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Run the model; return each term as a sum."""
         ...
+
+
+def combined(terms: Mapping[str, Term], totals: Mapping[str, float]) -> torch.Tensor:
+    """Return a micro batch's part of the step's loss: each term over its own count in the whole step."""
+    parts = [terms[name].sum * (terms[name].weight / max(total, 1.0)) for name, total in totals.items()]
+    return torch.stack(parts).sum()

@@ -27,7 +27,7 @@ from lumbre.tracking import Artifact, Row, Trackers, event
 from lumbre.trainer.config import TrainConfig
 from lumbre.trainer.health import Health
 from lumbre.trainer.interval import Interval
-from lumbre.trainer.learner import Batch, Learner
+from lumbre.trainer.learner import Batch, Learner, combined
 from lumbre.trainer.non_finite import marked
 from lumbre.trainer.notes import Notes, rows
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
@@ -210,13 +210,8 @@ class Trainer:
                 with self.engine.autocast():
                     output = self.learner.loss(self.engine.forward(), self._on_device(batch))
                 terms = output.terms
-                scales = [
-                    terms[name].weight / max(total, 1.0) for name, total in zip(names, totals, strict=True)
-                ]
                 watchdog.enter("running backward")
-                loss = torch.stack(
-                    [terms[name].sum * scale for name, scale in zip(names, scales, strict=True)]
-                ).sum()
+                loss = combined(terms, dict(zip(names, totals, strict=True)))
                 if self.watch is not None:
                     self.watch.take(batch, output.losses)
                     found = self.watch.judge(step) if index == len(micro_batches) - 1 else []
