@@ -113,3 +113,9 @@ class TrainConfig(BatchConfig):
 
     steps: PositiveInt
     """Optimizer steps of the whole run."""
+
+    def evaluates(self, step: int) -> bool:
+        """Whether there is an evaluation after so many steps."""
+        return step == self.steps or (
+            step > 0 and self.eval_every is not None and step % self.eval_every == 0
+        )

@@ -10,6 +10,11 @@ from torch import nn
 Batch = Mapping[str, torch.Tensor]
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on the device, which the host does not wait for."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
 @dataclass(frozen=True)
 class Term:
     """One part of a loss: a sum over targets, how many they are, and its weight in the whole."""

@@ -27,7 +27,7 @@ from lumbre.tracking import Artifact, Row, Trackers, event
 from lumbre.trainer.config import TrainConfig
 from lumbre.trainer.health import Health
 from lumbre.trainer.interval import Interval
-from lumbre.trainer.learner import Batch, Learner, combined
+from lumbre.trainer.learner import Batch, Learner, combined, on_device
 from lumbre.trainer.non_finite import marked
 from lumbre.trainer.notes import Notes, rows
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
@@ -88,8 +88,7 @@ class Trainer:
         if folder is None:
             return 0
         state = self.checkpoints.state(folder)
-        different = differences(state["identity"], self.identity(state["step"]))
-        if different:
+        if different := differences(state["identity"], self.identity(state["step"])):
             lines = "\n".join(f"  {key}: {how}" for key, how in different.items())
             raise CheckpointError(
                 f"{folder}: is a checkpoint of another run; set another name, or the keys back:\n{lines}"
@@ -150,7 +149,7 @@ class Trainer:
         return status
 
     def _run(self, start: int, stop: StopRequest) -> ExitStatus:
-        if self._evaluation_due(start) and self._evaluated != start:
+        if self.config.evaluates(start) and self._evaluated != start:
             self.evaluate(start)
             if self._saves.is_best(start):
                 self._save(start)
@@ -173,7 +172,7 @@ class Trainer:
                 self.step = step
                 if done.fault:
                     self._roll_back(step, done.fault)
-                if self._evaluation_due(step) and not stopping:
+                if self.config.evaluates(step) and not stopping:
                     self.evaluate(step)
                 stopping = stopping or self._probe(step, stop)
                 if self._saves.is_due(step) or stopping or done.fault:
@@ -208,7 +207,7 @@ class Trainer:
             with self.engine.accumulate(last=index == len(micro_batches) - 1):
                 watchdog.enter("running forward")
                 with self.engine.autocast():
-                    output = self.learner.loss(self.engine.forward(), self._on_device(batch))
+                    output = self.learner.loss(self.engine.forward(), on_device(batch, self.engine.device))
                 terms = output.terms
                 watchdog.enter("running backward")
                 loss = combined(terms, dict(zip(names, totals, strict=True)))
@@ -337,13 +336,6 @@ class Trainer:
         state["probes"] = {probes.name: probes.state() for probes in self.probes}
         self._saves.save(self.engine, step, int(self._tokens), state, ends=ends)
         self._interval.left_out += time.perf_counter() - began
-
-    def _evaluation_due(self, step: int) -> bool:
-        every = self.config.eval_every
-        return step == self.config.steps or (step > 0 and every is not None and step % every == 0)
-
-    def _on_device(self, batch: Batch) -> Batch:
-        return {name: tensor.to(self.engine.device, non_blocking=True) for name, tensor in batch.items()}
 
     def _place(self, step: int) -> dict[str, int]:
         """Return how far the run is, by each measure that a curve can be drawn over."""
