@@ -15,7 +15,7 @@ from launch.base import Job
 from launch.sweep import UNREGISTERED, count_agents, description
 from lumbre.errors import ConfigError, LaunchError
 from tests.launch.places.wandb_server import SWEEP, serving
-from tests.launch.test_launch_ssh_hosts import CONFIG
+from tests.launch.places.project import CONFIG
 
 KEY = "a" * 40
 TRACKING = "tracking=[{type: wandb, project: words, mode: offline}]"
