@@ -14,8 +14,8 @@ from launch.__main__ import main
 from launch.base import Job
 from launch.sweep import UNREGISTERED, count_agents, description
 from lumbre.errors import ConfigError, LaunchError
-from tests.launch.places.wandb_server import SWEEP, serving
 from tests.launch.places.project import CONFIG
+from tests.launch.places.wandb_server import SWEEP, serving
 
 KEY = "a" * 40
 TRACKING = "tracking=[{type: wandb, project: words, mode: offline}]"
