@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from lumbre.config import load
+from lumbre.errors import ConfigError
+from pretrain.config import PretrainConfig
+
 CONFIG = """\
 name: run
 seed: 3
@@ -70,6 +74,14 @@ class Project:
                 stderr=out,
                 text=True,
             )
+
+    def refusal(self, processes: int, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+        """Return the error of a run's config that is read where so many processes take part."""
+        monkeypatch.chdir(self.folder)
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        with pytest.raises(ConfigError) as caught:
+            load(PretrainConfig, "run.yaml", overrides)
+        return str(caught.value)
 
     def rows(self, run: str = "run") -> list[dict[str, Any]]:
         """Return the rows of a run's metrics.jsonl."""

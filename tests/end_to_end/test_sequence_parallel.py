@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lumbre.config import load
-from lumbre.errors import ConfigError
 from pretrain.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -71,11 +70,7 @@ def test_rows_that_cannot_be_shared_are_refused(
     project: "Project", processes: int, arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number to change is named, and what to change it to."""
-    monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
-    with pytest.raises(ConfigError) as caught:
-        load(PretrainConfig, "run.yaml", arguments)
-    assert expected in str(caught.value)
+    assert expected in project.refusal(processes, arguments, monkeypatch)
 
 
 def test_what_an_error_tells_to_use_is_accepted(project: "Project", monkeypatch: pytest.MonkeyPatch) -> None:

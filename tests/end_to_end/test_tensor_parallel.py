@@ -100,11 +100,7 @@ def test_matrices_that_cannot_be_shared_are_refused(
     project: "Project", processes: int, arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number to change is named, and what to change it to."""
-    monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
-    with pytest.raises(ConfigError) as caught:
-        load(PretrainConfig, "run.yaml", arguments)
-    assert expected in str(caught.value)
+    assert expected in project.refusal(processes, arguments, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["muon", "lamb"])
