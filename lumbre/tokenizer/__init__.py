@@ -2,6 +2,7 @@
 
 from .base import Tokenizer, TokenizerConfig
 from .bpe import BpeConfig
+from .characters import CharactersConfig
 from .encoder import Encoder
 from .file import FileTokenizerConfig
 from .pieces import split_text
@@ -11,6 +12,7 @@ from .wordpiece import WordPieceConfig
 
 __all__ = [
     "BpeConfig",
+    "CharactersConfig",
     "Encoder",
     "FileTokenizerConfig",
     "Tokenizer",

@@ -276,7 +276,8 @@ class Trainer:
         with torch.no_grad(), self.engine.autocast():
             metrics = self.evaluator.evaluate(self.engine)
         model.train()
-        self._tracks.log({**self._place(step), **{f"eval/{name}": value for name, value in metrics.items()}})
+        measured = {f"eval/{name}": value for name, value in metrics.items()}
+        self._tracks.log({**self._place(step), **measured, "time": time.time()})
         self._saves.observe(step, metrics)
         if self.selection is not None:
             self.selection.observe(self.engine, step, metrics)

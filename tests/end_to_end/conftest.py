@@ -92,6 +92,11 @@ class Project:
         """Return each step's training loss."""
         return {row["step"]: row["loss"] for row in self.rows(run) if "loss" in row}
 
+    def evaluations(self, run: str = "run") -> list[dict[str, Any]]:
+        """Return the evaluations of a run, without the time of day."""
+        rows = [row for row in self.rows(run) if "eval/loss" in row]
+        return [{key: value for key, value in row.items() if key != "time"} for row in rows]
+
     def exit(self, run: str = "run") -> dict[str, Any]:
         """Return exit.json."""
         found: dict[str, Any] = json.loads((self.folder / "runs" / run / "exit.json").read_text())

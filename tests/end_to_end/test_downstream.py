@@ -78,8 +78,8 @@ def test_probes_are_logged_and_leave_the_run_as_it_would_have_been(task: "Projec
         assert row.get("step_seconds", 0.0) < 1.0
 
     assert task.losses("probed") == task.losses("unbroken")
-    evaluations = [[row for row in task.rows(run) if "eval/loss" in row] for run in ("probed", "unbroken")]
-    assert evaluations[0] == evaluations[1]
+    probed, unbroken = (task.evaluations(run) for run in ("probed", "unbroken"))
+    assert probed == unbroken
     one, two = (task.folder / "runs" / run / "model/model.safetensors" for run in ("probed", "unbroken"))
     assert one.read_bytes() == two.read_bytes()
 

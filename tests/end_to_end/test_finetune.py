@@ -157,7 +157,7 @@ def test_metrics_rows_hold_what_the_contract_says(tuned: "Project", run: str) ->
         assert 0 < row["tokens"] <= 32 * row["samples"]
     evaluations = [row for row in rows if "eval/loss" in row]
     assert [row["step"] for row in evaluations] == [7, 14, 21, 28, 35, 40]
-    wanted = {"step", "tokens", "samples", *(f"eval/{name}" for name in METRICS)}
+    wanted = {"step", "tokens", "samples", "time", *(f"eval/{name}" for name in METRICS)}
     assert all(set(row) == wanted for row in evaluations)
     assert [row["samples"] for row in evaluations] == [8 * row["step"] for row in evaluations]
     config = yaml.safe_load((tuned.folder / f"runs/tuned/{run}/config.yaml").read_text())

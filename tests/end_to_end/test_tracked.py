@@ -62,8 +62,8 @@ def test_a_run_that_speaks_is_the_run_that_it_would_have_been(project: "Project"
         assert "[MASK]" not in one[0]["text"]
     assert "import <mask> -> import " in done.stdout
     assert project.losses("speaks") == project.losses("unbroken")
-    evaluations = [[row for row in project.rows(run) if "eval/loss" in row] for run in ("speaks", "unbroken")]
-    assert evaluations[0] == evaluations[1]
+    speaks, unbroken = (project.evaluations(run) for run in ("speaks", "unbroken"))
+    assert speaks == unbroken
     one, two = (project.folder / "runs" / run / "model/model.safetensors" for run in ("speaks", "unbroken"))
     assert one.read_bytes() == two.read_bytes()
     assert not (project.folder / "runs/speaks/samples-at-work").exists()

@@ -7,11 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumbre import stdlib
-from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, TrainedConfig, UnigramConfig, WordPieceConfig
+from lumbre.tokenizer import (
+    BpeConfig,
+    CharactersConfig,
+    FileTokenizerConfig,
+    TrainedConfig,
+    UnigramConfig,
+    WordPieceConfig,
+)
 from lumbre.tokenizer.normalization import STEPS, normalizer
 
 TEXTS = [document.text for document in stdlib.documents("module")][:20]
-KINDS = [WordPieceConfig, BpeConfig, UnigramConfig]
+KINDS = [WordPieceConfig, BpeConfig, UnigramConfig, CharactersConfig]
 FORMS = ["nfc", "nfd", "nfkc", "nfkd"]
 ORDINARY = st.text(
     st.characters(max_codepoint=0x36F, categories=["L", "M", "N", "P", "Zs"]) | st.sampled_from("ﬁＡ①가"),

@@ -14,6 +14,7 @@ from lumbre import stdlib
 from lumbre.errors import TokenizerError
 from lumbre.tokenizer import (
     BpeConfig,
+    CharactersConfig,
     FileTokenizerConfig,
     Tokenizer,
     TokenizerConfig,
@@ -23,7 +24,12 @@ from lumbre.tokenizer import (
 )
 
 TEXTS = [document.text for document in stdlib.documents("module")][:20]
-TRAINED = [WordPieceConfig(vocab_size=1024), BpeConfig(vocab_size=1024), UnigramConfig(vocab_size=1024)]
+TRAINED = [
+    WordPieceConfig(vocab_size=1024),
+    BpeConfig(vocab_size=1024),
+    UnigramConfig(vocab_size=1024),
+    CharactersConfig(vocab_size=1024),
+]
 NAMES = [config.type for config in TRAINED]
 AWKWARD = ["", "naïve café 東京 🔥", "Talk about [MASK] and <|endoftext|>.", "tabs\tand\n\nlines  here "]
 
@@ -44,14 +50,14 @@ def tokenizer(config, built):
 
 
 def test_every_kind_is_registered():
-    assert sorted(TokenizerConfig.members) == ["bpe", "file", "unigram", "wordpiece"]
+    assert sorted(TokenizerConfig.members) == ["bpe", "characters", "file", "unigram", "wordpiece"]
 
 
 FINGERPRINTS = """
 from lumbre import stdlib
-from lumbre.tokenizer import BpeConfig, UnigramConfig, WordPieceConfig
+from lumbre.tokenizer import BpeConfig, CharactersConfig, UnigramConfig, WordPieceConfig
 texts = [document.text for document in stdlib.documents("module")][:20]
-for kind in WordPieceConfig, BpeConfig, UnigramConfig:
+for kind in WordPieceConfig, BpeConfig, UnigramConfig, CharactersConfig:
     print(kind(vocab_size=1024).build(texts).fingerprint)
 """
 
@@ -84,7 +90,7 @@ def test_plain_transformers_reads_a_saved_tokenizer_alike(config, tokenizer, tmp
     text = "def café(self): return naïve + 1\n\n    # two  spaces 東京\n"
     ours = tokenizer.encode_batch([text])[0].tolist()
     encoded = theirs(text)
-    assert encoded["input_ids"] == (ours[:-1] if config.type == "bpe" else ours)
+    assert encoded["input_ids"] == (ours[:-1] if config.type in ("bpe", "characters") else ours)
     assert ("token_type_ids" in encoded) == (config.type == "wordpiece")
     assert theirs(text, truncation=True, max_length=8, padding="max_length")["input_ids"][:3] == ours[:3]
     if config.type == "wordpiece":
@@ -97,6 +103,9 @@ def test_plain_transformers_reads_a_saved_tokenizer_alike(config, tokenizer, tmp
         assert theirs("one", "two")["input_ids"] == a + b
     if config.type == "bpe":
         assert theirs.decode(encoded["input_ids"]) == text
+    if config.type == "characters":
+        known = text.encode("ascii", "ignore").decode()
+        assert theirs.decode(theirs(known)["input_ids"]) == known
 
 
 def test_save_and_load_keep_ids_and_fingerprint(tokenizer, tmp_path):
@@ -110,7 +119,7 @@ def test_save_and_load_keep_ids_and_fingerprint(tokenizer, tmp_path):
 
 
 def test_documents_begin_and_end_as_the_family_needs(built):
-    wordpiece, bpe, unigram = built.values()
+    wordpiece, bpe, unigram, characters = built.values()
     ids = wordpiece.encode_batch(["some text"])[0].tolist()
     assert (ids[0], ids[-1]) == (wordpiece.cls_id, wordpiece.sep_id)
     assert (wordpiece.pad_id, wordpiece.unk_id, wordpiece.bos_id, wordpiece.eos_id) == (0, 1, None, None)
@@ -122,6 +131,9 @@ def test_documents_begin_and_end_as_the_family_needs(built):
     assert (ids[-1], unigram.document_begin) == (unigram.eos_id, ())
     assert (unigram.pad_id, unigram.eos_id, unigram.unk_id, unigram.bos_id) == (0, 1, 2, None)
     assert unigram.decode(ids) == "some text"
+    ids = characters.encode_batch(["some text"])[0].tolist()
+    assert (ids[-1], len(ids), characters.document_begin) == (characters.eos_id, len("some text") + 1, ())
+    assert characters.decode(ids) == "some text"
 
 
 def test_a_document_that_names_a_special_token_is_text(tokenizer):
@@ -132,7 +144,8 @@ def test_a_document_that_names_a_special_token_is_text(tokenizer):
 
 
 def test_vocabulary_size_is_what_was_asked_for(config, tokenizer):
-    assert tokenizer.vocab_size == config.vocab_size
+    letters = len(config.special_names) + len(set("".join(TEXTS)))
+    assert tokenizer.vocab_size == (letters if config.type == "characters" else config.vocab_size)
 
 
 def test_lowercase_drops_case_and_accents():

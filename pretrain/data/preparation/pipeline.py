@@ -46,6 +46,8 @@ class Pipeline:
         self._data = data
         self._tokenizer_config = tokenizer
         self._corpus = corpus
+        # A tokenizer learns from no text that it is measured on.
+        self._learned = Corpus(data.sources, data.filters) if data.validation_sources else corpus
         self._key = key
         self._journal = Journal(partial / "units")
         self._units = corpus.units(data.unit_bytes)
@@ -89,7 +91,7 @@ class Pipeline:
     def _tokenizer(self) -> Tokenizer:
         """Return the tokenizer that lies in the journal, trained now if there is none."""
         place = self._journal.folder / TOKENIZER
-        config, corpus = self._tokenizer_config, self._corpus
+        config, corpus = self._tokenizer_config, self._learned
         if not place.is_dir():
             skips = Skips(self._data.on_bad_document)
             texts = corpus.sample(config.sample_bytes, skips) if config.sample_bytes else ()
@@ -104,7 +106,7 @@ class Pipeline:
         if not file.is_file():
             encoder = tokenizer.encoder()
             proven = encoder.is_fast and encoder.prove(
-                self._corpus.sample(PROVED_BYTES, Skips(self._data.on_bad_document))
+                self._learned.sample(PROVED_BYTES, Skips(self._data.on_bad_document))
             )
             write_whole(file, json.dumps(proven).encode())
         return bool(json.loads(file.read_text()))
@@ -151,11 +153,12 @@ class Pipeline:
         left_out = Skips("skip")
         for rows in self._rows(left_out):
             buckets.deal(rows)
+        given = len(self._data.validation_sources)
         fractions: dict[SplitName, float] = {
-            "validation": self._data.validation_fraction,
+            "validation": 0.0 if given else self._data.validation_fraction,
             "test": self._data.test_fraction,
         }
-        splits = Splits(fractions, buckets.sort())
+        splits = Splits(fractions, buckets.sort(), given)
         if not splits.documents:
             raise self._empty(skips)
         shards = plan_shards(folder, buckets, splits, self._data.shard_tokens)

@@ -32,7 +32,7 @@ def prepare(data: CorpusConfig, tokenizer: TokenizerConfig) -> PreparedData:
         return prepared
     corpus = None
     if not (data.is_prepared and _is_gone(data)):
-        corpus = Corpus(data.sources, data.filters)
+        corpus = Corpus(data.all_sources, data.filters)
         asked["corpus"] = corpus.fingerprint()
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     folder = Path(data.folder) if data.folder else Path("data") / key[:16]
@@ -70,12 +70,15 @@ def _asked(data: CorpusConfig, tokenizer: TokenizerConfig) -> dict[str, Any]:
         }
         asked["format_version"] = FORMAT_VERSION
         asked |= data.model_dump(mode="json", include=keys, serialize_as_any=True)
+        if data.validation_sources:
+            named = data.model_dump(mode="json", include={"validation_sources"}, serialize_as_any=True)
+            asked = {**{key: value for key, value in asked.items() if key != "validation_fraction"}, **named}
         asked["near_duplicates"] = data.near_duplicates and data.near_duplicates.minhash
     return asked
 
 
 def _is_gone(data: CorpusConfig) -> bool:
-    return any(True for source in data.sources for _ in source.missing())
+    return any(True for source in data.all_sources for _ in source.missing())
 
 
 def _opened(folder: Path, asked: dict[str, Any]) -> PreparedData:

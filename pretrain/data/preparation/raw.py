@@ -22,10 +22,14 @@ class CorpusConfig(Config):
 
     sources: list[SourceConfig] = Field(default_factory=list)
     """Where the raw documents come from; none where the folder holds prepared data, used as it is."""
+    validation_sources: list[SourceConfig] = Field(default_factory=list)
+    """Where the documents of the validation split come from, in place of a share of the others; a text that
+    stands in both is left out of training."""
     folder: str | None = None
     """Where the prepared data lies; by default under data/, by fingerprint."""
     validation_fraction: Fraction = 0.01
-    """Share of the documents that is kept for evaluation, chosen by the hash of their text."""
+    """Share of the documents that is kept for evaluation, chosen by the hash of their text; of no effect
+    where validation_sources are named."""
     test_fraction: Fraction = 0.0
     """Share of the documents that is kept aside altogether."""
     on_bad_document: Literal["error", "skip"] = "error"
@@ -44,6 +48,11 @@ class CorpusConfig(Config):
     """How many cores prepare, a process each; by default all there are, 1 is this process alone."""
 
     @property
+    def all_sources(self) -> list[SourceConfig]:
+        """Every source, those of the validation split first: of a text that stands in both, theirs stays."""
+        return [*self.validation_sources, *self.sources]
+
+    @property
     def is_prepared(self) -> bool:
         """Whether the folder is named and holds prepared data."""
         return self.folder is not None and (Path(self.folder) / MANIFEST).is_file()
@@ -53,7 +62,13 @@ class CorpusConfig(Config):
         if not self.sources and not self.is_prepared:
             remedy = "add one, say `- type: stdlib`, or name a folder of prepared data"
             yield Problem("sources", "there is no source", remedy)
-        if self.validation_fraction + self.test_fraction >= 1:
+        if self.validation_sources and not self.sources:
+            yield Problem("validation_sources", "there is no text to train on", "name sources too")
+        share = CorpusConfig.model_fields["validation_fraction"].default
+        if self.validation_sources and self.validation_fraction not in (0.0, share):
+            fault = "validation_sources are all there is of the validation split"
+            yield Problem("validation_fraction", fault, "leave one of the two out")
+        elif self.validation_fraction + self.test_fraction >= 1:
             total = f"{self.validation_fraction} + {self.test_fraction}"
             yield Problem(
                 "validation_fraction", f"with test_fraction {total} leaves nothing to train on", "lower one"
@@ -64,6 +79,7 @@ class CorpusConfig(Config):
         if folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             fault = f"{folder} exists and is not prepared data"
             yield Problem("folder", fault, "name another folder, or empty it")
-        for index, source in enumerate(self.sources):
-            for problem in source.missing():
-                yield Problem(f"sources.{index}.{problem.key}", problem.fault, problem.remedy)
+        for key, sources in (("sources", self.sources), ("validation_sources", self.validation_sources)):
+            for index, source in enumerate(sources):
+                for problem in source.missing():
+                    yield Problem(f"{key}.{index}.{problem.key}", problem.fault, problem.remedy)

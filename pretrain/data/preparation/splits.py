@@ -1,4 +1,4 @@
-"""Which documents are for training, which for evaluation: by the hash of their text."""
+"""Which documents are for training, which for evaluation: by the hash of their text, or by their source."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,6 +8,7 @@ import numpy as np
 from ..shards import SplitName
 
 TRAIN: SplitName = "train"
+VALIDATION: SplitName = "validation"
 
 
 class Splits:
@@ -17,10 +18,15 @@ class Splits:
     above 0 gets at least one document of a corpus that has one to spare, the lowest hash among those that no
     earlier fraction took. That document goes back once the corpus is large enough for the fraction to have
     one of its own.
+
+    The first `given` sources are the validation split's own.
     """
 
-    def __init__(self, fractions: Mapping[SplitName, float], rows: Iterable[np.ndarray]) -> None:
+    def __init__(
+        self, fractions: Mapping[SplitName, float], rows: Iterable[np.ndarray], given: int = 0
+    ) -> None:
         """Look through all documents, each of which stands once in `rows`, to see which splits lack one."""
+        self._given = given
         self._ranges: dict[SplitName, tuple[int, int]] = {}
         low = 0
         for name, fraction in fractions.items():
@@ -63,7 +69,8 @@ class Splits:
         """Return the rows of each split, in their order."""
         chosen: dict[SplitName, np.ndarray] = {}
         moved = {key: (rows["order"] == key[0]) & (rows["split"] == key[1]) for key in self._moved}
-        elsewhere = np.zeros(len(rows), dtype=bool)
+        given = rows["source"] < self._given
+        elsewhere = given.copy()
         for mask in moved.values():
             elsewhere |= mask
         train = ~elsewhere
@@ -73,5 +80,7 @@ class Splits:
             for key, mask in moved.items():
                 if self._moved[key] == name:
                     mine |= mask
+            if name == VALIDATION:
+                mine |= given
             chosen[name] = rows[mine]
         return {TRAIN: rows[train], **chosen}

@@ -15,7 +15,7 @@ import yaml
 
 from lumbre.config import dump
 from lumbre.errors import DataError
-from lumbre.tokenizer import BpeConfig, FileTokenizerConfig, WordPieceConfig
+from lumbre.tokenizer import BpeConfig, CharactersConfig, FileTokenizerConfig, WordPieceConfig
 from pretrain.data.config import DataConfig
 from pretrain.data.preparation import journal
 from pretrain.data.preparation.disk import sole_process
@@ -158,6 +158,81 @@ def test_two_documents_are_enough_for_a_validation_split(tmp_path):
     )
     data = prepare(config, TOKENIZER)
     assert data.split("train").num_documents == data.split("validation").num_documents == 1
+
+
+def texts_of(data, split):
+    tokenizer, documents = data.tokenizer(), data.split(split)
+    spans = [documents.document(index) for index in range(documents.num_documents)]
+    return {tokenizer.decode(documents.tokens(start, stop)) for start, stop in spans}
+
+
+@pytest.mark.parametrize(("count", "test_fraction"), [(40, 0.0), (2, 0.01), (40, 0.3)])
+def test_a_given_validation_split_is_left_out_of_all_else(tmp_path, count, test_fraction):
+    """Of a text that stands in both, validation's stays; it takes from no other, and none from it."""
+    train = {f"a line {number}" for number in range(count)}
+    held_out = {f"another line {number}" for number in range(40)}
+    (tmp_path / "train.txt").write_text("\n".join([*train, "in both"]))
+    (tmp_path / "valid.txt").write_text("\n".join([*held_out, "in both"]))
+    data = prepare(
+        DataConfig(
+            sources=[TextConfig(paths=[str(tmp_path / "train.txt")], documents="line")],
+            validation_sources=[TextConfig(paths=[str(tmp_path / "valid.txt")], documents="line")],
+            test_fraction=test_fraction,
+            folder=str(tmp_path / "data"),
+        ),
+        TOKENIZER,
+    )
+    assert texts_of(data, "validation") == {*held_out, "in both"}
+    assert texts_of(data, "train") | texts_of(data, "test") == train
+    assert data.split("test").num_documents + data.split("train").num_documents == len(train)
+    assert bool(data.split("test").num_documents) == bool(test_fraction)
+
+
+def test_a_tokenizer_does_not_learn_from_a_given_validation_split(tmp_path):
+    (tmp_path / "train.txt").write_text("plain words\nand more of them")
+    (tmp_path / "valid.txt").write_text("für 東京")
+    data = prepare(
+        DataConfig(
+            sources=[TextConfig(paths=[str(tmp_path / "train.txt")])],
+            validation_sources=[TextConfig(paths=[str(tmp_path / "valid.txt")])],
+            folder=str(tmp_path / "data"),
+        ),
+        CharactersConfig(),
+    )
+    assert texts_of(data, "train") == {"plain words\nand more of them"}
+    assert texts_of(data, "validation") == {"fr "}
+    assert not {"ü", "東", "京"} & set(data.tokenizer().backend.get_vocab())
+
+
+def test_a_given_validation_split_is_part_of_what_was_prepared(data_config, corpus, tmp_path):
+    (tmp_path / "valid.txt").write_text("a text to be measured on")
+    keys = {"validation_fraction": 0.0, "sources": [TextConfig(paths=[str(corpus)])]}
+    given = [TextConfig(paths=[str(tmp_path / "valid.txt")])]
+    config = DataConfig(**keys, validation_sources=given, folder=str(tmp_path / "data"))
+    made = prepare(config, TOKENIZER)
+    assert prepare(config, TOKENIZER).fingerprint == made.fingerprint
+    (tmp_path / "valid.txt").write_text("another text to be measured on")
+    with pytest.raises(DataError, match="the files of the corpus have changed"):
+        prepare(config, TOKENIZER)
+    (tmp_path / "valid.txt").unlink()
+    assert prepare(config, TOKENIZER).fingerprint == made.fingerprint
+
+
+def test_a_validation_split_is_given_or_a_share_and_has_text_to_train_on(tmp_path):
+    (tmp_path / "there.txt").write_text("a text")
+    there, absent = (TextConfig(paths=[str(tmp_path / name)]) for name in ("there.txt", "absent.txt"))
+
+    def told(**keys):
+        return [str(problem) for problem in DataConfig(**keys).all_problems("data.")]
+
+    assert told(sources=[there], validation_sources=[there]) == []
+    fault = "data.validation_fraction: validation_sources are all there is of the validation split"
+    assert told(sources=[there], validation_sources=[there], validation_fraction=0.1) == [
+        f"{fault}; leave one of the two out"
+    ]
+    (problem,) = told(sources=[there], validation_sources=[absent])
+    assert problem.startswith("data.validation_sources.0.paths")
+    assert "data.validation_sources: there is no text to train on" in told(validation_sources=[there])[1]
 
 
 @pytest.mark.parametrize("text", [None, "", " \n\n "])
