@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from pydantic import Field, model_validator
 
 from lumbre import distributed, watchdog
@@ -114,8 +113,9 @@ class Downstream:
         every: int | None,
         last_step: int,
         run: Path,
-        export: Callable[[Mapping[str, torch.Tensor] | None, Path], None],
+        export: Callable[[Path], None],
     ) -> None:
+        """`export` writes the model as it is to a folder; all ranks call it."""
         self._probes = {probe.title: probe for probe in probes}
         self._every = every
         self._last_step = last_step
@@ -136,10 +136,8 @@ class Downstream:
         left = self._left(step)
         self._done = self._done if step == self._step else []
         self._step = step
-        weights = engine.state_dict()
         try:
-            unwritten = self._alone(partial(self._write, weights), stop)
-            del weights
+            unwritten = self._write()
             for name in left:
                 outcome = unwritten or self._alone(partial(self._measure, name, stop), stop)
                 if outcome.cut_off:
@@ -191,18 +189,17 @@ class Downstream:
         told: T = distributed.from_main(result)
         return told
 
-    def _write(self, weights: Mapping[str, torch.Tensor] | None) -> Outcome | None:
+    def _write(self) -> Outcome | None:
         """Write the copy that the probes start from; return what they come to where that fails."""
-        shutil.rmtree(self._work, ignore_errors=True)
+        fault = ""
+        if distributed.world().is_main:
+            shutil.rmtree(self._work, ignore_errors=True)
         try:
-            with explained(self._work):
-                self._work.mkdir(parents=True)
-                # A model that is built to be written draws its first weights.
-                with torch.random.fork_rng(devices=[]):
-                    self._export(weights, self._work / "model")
+            self._export(self._work / "model")
         except (LumbreError, OSError) as error:
-            return Outcome(fault=str(error).splitlines()[0])
-        return None
+            fault = str(error).splitlines()[0]
+        told: str = distributed.from_main(fault)
+        return Outcome(fault=told) if told else None
 
     def _measure(self, name: str, stop: StopRequest) -> Outcome:
         """Run one probe to its end, or until some rank is asked to stop."""

@@ -1,15 +1,18 @@
 """From a run to a Hugging Face folder whose logits are proven to be the model's own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from lumbre import config as configs
 from lumbre import distributed, hub
-from lumbre.checkpoint import Checkpoints, Reader
-from lumbre.errors import CheckpointError, DataError, ModelError
+from lumbre.checkpoint import Checkpoints, Weights
+from lumbre.engine import Engine
+from lumbre.errors import CheckpointError, DataError, LumbreError, ModelError
 from lumbre.models import Detector, LanguageModel, TransformerConfig
 from lumbre.run_folder import CONFIG_FILE
 from lumbre.tokenizer import Tokenizer
@@ -39,58 +42,105 @@ def export(run: Path, to: Path) -> None:
             f"the checkpoint's is {saved['tokenizer']}; set tokenizer and data back to those of the run"
         )
     shape = TransformerConfig.model_validate(saved["model"])
-    reader = Reader(folder)
-    weights = {
-        name: reader.read("param", name, 0, torch.Size(shape).numel()).view(shape)
-        for name, shape in reader.shapes.items()
-    }
     tokenizer = prepared.tokenizer()
     objective = ObjectiveConfig.model_validate(saved["objective"]).build(tokenizer, config.seed)
-    write_model(weights, objective, shape, tokenizer, to)
+    export_checkpoint(folder, objective, shape, tokenizer, to)
 
 
-def write_model(
-    weights: Mapping[str, torch.Tensor] | None,
-    objective: Objective,
-    shape: TransformerConfig,
-    tokenizer: Tokenizer,
-    folder: Path,
-    *,
-    proven: bool = True,
+def export_checkpoint(
+    checkpoint: Path, objective: Objective, shape: TransformerConfig, tokenizer: Tokenizer, folder: Path
 ) -> None:
-    """Write the model folder on the main rank and verify it; other ranks (weights None) do nothing.
+    """Write the model of a checkpoint to `folder`, and prove it; no process has the model whole.
 
     Where the objective trains several models, each has a folder, its name that of the first with an ending.
+    Raises CheckpointError where a tensor is not there, ModelError where logits differ.
     """
-    if weights is None:
-        return
-    model = objective.attach_head(shape.build())
-    names = [name for name, _ in model.named_parameters()]
-    lacking = [name for name in names if name not in weights]
-    if lacking:
-        raise CheckpointError(f"the checkpoint lacks {lacking[0]}, and {len(lacking) - 1} more")
-    # Tied tensors have a second name, which is left out.
-    model.load_state_dict({name: weights[name] for name in names}, strict=False)
-    for ending, part in objective.exports(model).items():
-        place = folder.with_name(f"{folder.name}{ending}")
-        if proven:
-            _prove_and_write(part, tokenizer, place, objective.remark)
-        else:
-            hub.save(part, tokenizer, place, remark=objective.remark)
+    saved = Weights(checkpoint)
+    for part in _parts(objective, shape):
+        if lacking := [name for name in part.names if name not in saved]:
+            raise CheckpointError(f"{checkpoint}: lacks {lacking[0]}, and {len(lacking) - 1} more")
+        _prove_and_write(part, saved, tokenizer, part.place(folder), objective.remark)
+
+
+def export_weights(
+    engine: Engine, objective: Objective, shape: TransformerConfig, tokenizer: Tokenizer, folder: Path
+) -> None:
+    """Write the weights as they are in the engine, unproven; all ranks call, and the main one writes.
+
+    Raises there what it meets, once the others have given all that they gather.
+    """
+    error: Exception | None = None
+    for part in _parts(objective, shape):
+        weights = engine.weights()
+        try:
+            if distributed.world().is_main and error is None:
+                hub.save(
+                    part.model,
+                    tokenizer,
+                    part.place(folder),
+                    weights=((part.names[name], one) for name, one in weights if name in part.names),
+                    remark=objective.remark,
+                )
+        except (LumbreError, OSError) as fault:
+            error = fault
+        for _ in weights:
+            # The other ranks gather them in any case.
+            pass
+    if error is not None:
+        raise error
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A model that is exported, without weights."""
+
+    model: LanguageModel | Detector
+    ending: str
+    """What its folder's name ends with."""
+    names: Mapping[str, str]
+    """Its own name of each tensor that the whole has."""
+
+    def place(self, folder: Path) -> Path:
+        return folder.with_name(f"{folder.name}{self.ending}")
+
+
+class _Renamed(Mapping[str, Tensor]):
+    """A part's tensors by its own names."""
+
+    def __init__(self, whole: Mapping[str, Tensor], part: _Part) -> None:
+        self._whole = whole
+        self._names = {own: name for name, own in part.names.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._whole[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _parts(objective: Objective, shape: TransformerConfig) -> Iterator[_Part]:
+    with torch.device("meta"):
+        whole = objective.attach_head(shape.build())
+    names = {id(one): name for name, one in whole.named_parameters()}
+    for ending, model in objective.exports(whole).items():
+        yield _Part(model, ending, {names[id(one)]: own for own, one in model.named_parameters()})
 
 
 def _prove_and_write(
-    model: LanguageModel | Detector, tokenizer: Tokenizer, folder: Path, remark: str
+    part: _Part, saved: Mapping[str, Tensor], tokenizer: Tokenizer, folder: Path, remark: str
 ) -> None:
     differences: list[float] = []
+    weights = _Renamed(saved, part)
 
     def proof(fresh: Path) -> None:
         try:
-            differences.append(hub.verify_export(model, fresh))
+            differences.append(hub.verify_export(part.model, fresh, weights=weights))
         except ModelError as error:
             raise ModelError(str(error).replace(str(fresh), str(folder))) from error
 
-    hub.save(model, tokenizer, folder, proof=proof, remark=remark)
-    if distributed.world().is_main:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"exported: {folder} (largest logit difference to transformers {differences[0]:.1e})")
+    hub.save(part.model, tokenizer, folder, weights=weights.items(), proof=proof, remark=remark)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"exported: {folder} (largest logit difference to transformers {differences[0]:.1e})")

@@ -44,8 +44,9 @@ class Generations:
         config: SamplesConfig,
         last_step: int,
         run: Path,
-        export: Callable[[Mapping[str, torch.Tensor] | None, Path], None],
+        export: Callable[[Path], None],
     ) -> None:
+        """`export` writes the model as it is to a folder; all ranks call it."""
         self._config = config
         self._last_step = last_step
         self._work = run / "samples-at-work"
@@ -59,8 +60,7 @@ class Generations:
 
     def run(self, engine: Engine, step: int, stop: StopRequest) -> Iterator[Row]:
         """Yield the row of what it says, or the event that it could not; every rank calls."""
-        weights = engine.state_dict()
-        row = self._row(weights, step) if distributed.world().is_main else None
+        row = self._row(step)
         self._done = step
         yield distributed.from_main(row)
 
@@ -72,18 +72,21 @@ class Generations:
         """Know it again."""
         self._done = state.get("step", 0)
 
-    def _row(self, weights: Mapping[str, torch.Tensor] | None, step: int) -> Row:
+    def _row(self, step: int) -> Row | None:
+        """Return the row on the main rank; the others have their part in the copy of the weights."""
+        if not distributed.world().is_main:
+            self._export(self._work / "model")
+            return None
         sampling = Sampling(self._config.max_new_tokens, self._config.temperature)
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         shutil.rmtree(self._work, ignore_errors=True)
         try:
-            # A model that is built to be written draws its first weights, and one that speaks its tokens.
+            self._export(self._work / "model")
+            # A detector has no language-model head, and its generator stands beside it.
+            generator = self._work / "model-generator"
+            folder = generator if generator.is_dir() else self._work / "model"
+            # A model that speaks draws its tokens.
             with explained(self._work), torch.random.fork_rng(devices):
-                self._work.mkdir()
-                self._export(weights, self._work / "model")
-                # A detector has no language-model head, and its generator stands beside it.
-                generator = self._work / "model-generator"
-                folder = generator if generator.is_dir() else self._work / "model"
                 samples = said(folder, self._config.prompts, sampling, Console(file=io.StringIO()))
         except (LumbreError, OSError) as error:
             message = str(error).splitlines()[0].replace(str(self._work), "samples")

@@ -1,22 +1,19 @@
 """Pretraining, top to bottom: prepare the data, train or resume, export."""
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor
 
 from lumbre import distributed, hardware, watchdog
 from lumbre.checkpoint import Checkpoints
-from lumbre.errors import ExitStatus
+from lumbre.errors import CheckpointError, ExitStatus
 from lumbre.hub import HuggingFaceConfig
 from lumbre.models import Electra, LanguageModel, TransformerConfig
-from lumbre.models.deferred import deferring
+from lumbre.models.deferred import Deferred, deferring
 from lumbre.run_folder import claim, record_exit, write_config
-from lumbre.tokenizer import Tokenizer
 from lumbre.tracking import Artifact, RunInfo, Trackers
 from lumbre.trainer import Trainer
 from lumbre.watchdog.watch import watching
@@ -28,7 +25,7 @@ from .data.parts import parts
 from .data.plan import Plan, Stage
 from .downstream import Downstream
 from .evaluation import LossEvaluator
-from .export import write_model
+from .export import export_checkpoint, export_weights
 from .generations import Generations
 from .objectives import Objective
 from .quarantine import FILE as QUARANTINE
@@ -78,23 +75,30 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
     stream = GlobalStream(sets, config.data, plan, objective, config.seed, quarantine)
     validation = validation_sets(sets, config.data, plan, objective, config.eval_samples)
     steps = stream.steps(config.train.steps, config.data)
-    # Weights that are read from a folder are there as the model is built.
-    fresh = config.engine.defers and not isinstance(config.model, HuggingFaceConfig)
-    with deferring() if fresh else nullcontext() as weights:
-        model = build_model(config, tokenizer, objective)
+    with deferring() if config.engine.defers else nullcontext() as weights:
+        model = objective.attach_head(config.model.build(tokenizer.vocab_size))
+    start(config, model, objective, weights)
     shape = model.config
     watchdog.enter("building the engine")
     engine = config.engine.build(model, config.optimizer, plan.stages[0].micro_batch_size, weights)
 
-    def export(weights: Mapping[str, Tensor] | None, to: Path) -> None:
-        write_model(weights, objective, shape, tokenizer, to, proven=False)
+    def export(to: Path) -> None:
+        export_weights(engine, objective, shape, tokenizer, to)
 
     def conclude(trackers: Trackers) -> None:
-        write_model(engine.state_dict(), objective, shape, tokenizer, folder / "model")
+        last = checkpoints.latest()
+        if last is None or checkpoints.state(last)["step"] != trainer.step:
+            raise CheckpointError(
+                f"{folder / 'checkpoints'}: what was just written of step {trainer.step} is gone or "
+                "damaged; look at the disk and run the same command again"
+            )
+        if distributed.world().is_main:
+            export_checkpoint(last, objective, shape, tokenizer, folder / "model")
         for ending in objective.exports(model):
             place = folder / f"model{ending}"
             trackers.artifact(Artifact(place, "model", metadata={"steps": steps}))
 
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
     probes = Downstream(config.downstream, config.train.downstream_every, steps, folder, export)
     looks = [Generations(config.samples, steps, folder, export)] if config.samples is not None else []
     trainer = Trainer(
@@ -115,7 +119,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
             tell=partial(trainer.notes.add, "loader_worker_restarted"),
         ),
         evaluator=LossEvaluator(objective, validation, plan.stages[-1].micro_batch_size, group, within),
-        checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint),
+        checkpoints=checkpoints,
         identity=partial(identity, config, shape, sets),
         trackers=partial(_trackers, config, folder, sets, steps),
         samples=lambda step: plan.step(step).first,
@@ -138,17 +142,15 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
     return status, trainer.step
 
 
-def build_model(
-    config: PretrainConfig, tokenizer: Tokenizer, objective: Objective
-) -> LanguageModel | Electra:
-    """Return the model with the weights that training starts from, its vocabulary the tokenizer's."""
-    model = objective.attach_head(config.model.build(tokenizer.vocab_size))
+def start(
+    config: PretrainConfig, model: LanguageModel | Electra, objective: Objective, deferred: Deferred | None
+) -> None:
+    """Give a fresh model the weights that training starts from, where a folder has them."""
     for ending, part in objective.exports(model).items():
-        config.model.initialise(part, ending)
+        config.model.initialise(part, ending, deferred)
     if isinstance(config.model, HuggingFaceConfig) and (asked := config.model.left_out()):
         listed = ", ".join(f"{key} {value:g}" for key, value in asked.items())
         say(f"{config.model.path}: {listed}: left out, pretraining here has no dropout")
-    return model
 
 
 def flops_of_step(shape: TransformerConfig, objective: Objective, plan: Plan, step: int) -> float:

@@ -3,7 +3,7 @@
 from lumbre.checkpoint.config import BestConfig, CheckpointConfig
 from lumbre.checkpoint.identity import differences
 from lumbre.checkpoint.interval import best_interval
-from lumbre.checkpoint.reader import Reader
+from lumbre.checkpoint.reader import Reader, Weights
 from lumbre.checkpoint.store import Checkpoints, Saved
 from lumbre.checkpoint.verify import verify
 
@@ -13,6 +13,7 @@ __all__ = [
     "Checkpoints",
     "Reader",
     "Saved",
+    "Weights",
     "best_interval",
     "differences",
     "verify",

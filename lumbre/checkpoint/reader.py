@@ -1,9 +1,10 @@
 """Read any part of any tensor of a checkpoint, whatever layout wrote it."""
 
 import json
+import math
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,24 @@ class Reader:
         if file not in self._open:
             self._open[file] = _Shard(file)
         return self._open[file]
+
+
+class Weights(Mapping[str, torch.Tensor]):
+    """The trained parameters of a checkpoint by name, each read whole when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the indexes. Raises CheckpointError where the manifest is damaged."""
+        self._reader = Reader(folder)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        shape = self._reader.shapes[name]
+        return self._reader.read("param", name, 0, math.prod(shape)).view(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reader.shapes)
+
+    def __len__(self) -> int:
+        return len(self._reader.shapes)
 
 
 def _share(entry: Mapping[str, Any]) -> Share | None:

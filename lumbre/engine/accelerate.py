@@ -138,6 +138,12 @@ class AccelerateEngine:
                 state[key].copy_(read(key, name, 0, parameter.numel()).view_as(parameter))
             self._optimizer.state[parameter] = state
 
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the parameters that train, which every rank has whole."""
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if parameter.requires_grad:
+                yield name, parameter.detach()
+
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Return the weights that train, and the buffers, on the main rank."""
         if not self._world.is_main:

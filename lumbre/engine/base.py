@@ -102,6 +102,13 @@ class Engine(Protocol):
         """Set trained parameters, optimizer state and step counters from a checkpoint of any layout."""
         ...
 
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield each trained parameter whole, by every name of it, in float32 (or float64).
+
+        All ranks call, and take all: one parameter at a time is gathered.
+        """
+        ...
+
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Return the trained weights in float32, and buffers, on the main rank, None elsewhere.
 
@@ -128,8 +135,7 @@ class EngineConfig(Choice):
     tensor_parallel: PositiveInt = 1
     """Neighbouring ranks that share each block's matrices, a part of the heads and of the MLP's width each
     (Megatron; engine.type=deepspeed, zero_stage 0 to 2). They read the same rows. Embeddings, norms and the
-    head are whole on each. It divides heads, key/value heads and the intermediate size. Each process makes
-    the whole model in its host's memory before it keeps its part."""
+    head are whole on each. It divides heads, key/value heads and the intermediate size."""
 
     @property
     def sharing(self) -> Mapping[str, int]:

@@ -100,7 +100,7 @@ class DeepSpeedConfig(EngineConfig):
     @property
     def defers(self) -> bool:
         """Whether no rank needs the whole model: where parameters are shared out."""
-        return self.zero_stage == 3
+        return self.zero_stage == 3 or self.tensor_parallel > 1
 
     def build(
         self,
@@ -134,7 +134,7 @@ class DeepSpeedEngine:
             _join_alone()
         self._swap = config.offload.claim(model, len(optimizer.state_names), config.dtype.itemsize)
         self._tensor = TensorGroup(config.tensor_parallel) if config.tensor_parallel > 1 else None
-        self._shares = {} if self._tensor is None else deal_out(model, self._tensor.tensor)
+        self._shares = {} if self._tensor is None else deal_out(model, self._tensor.tensor, weights)
         # DeepSpeed keeps the last that it was given.
         deepspeed.utils.groups.mpu = None
         ours = config.json_config(micro_batch_size, optimizer.gradient_clipping)
@@ -143,7 +143,7 @@ class DeepSpeedEngine:
         largest = max(-(-one.numel() // ranks) for one in model.parameters())
         keys = raw.merged(raw.merged(ours, config.offload.tuning(path, largest)), config.deepspeed)
         on_disk = config.offload.parameters == "disk"
-        if on_disk or weights is not None:
+        if on_disk or (weights is not None and self._stage == 3):
             from lumbre.engine.partition import partition
 
             partition(model, keys, config.dtype, on_disk=on_disk, weights=weights)
@@ -268,12 +268,24 @@ class DeepSpeedEngine:
                     part = read_share(read, key, name, share, 0, parameter.numel())
                     state[key].copy_(part.view_as(parameter))
 
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield each name and the master weights that it stands for, gathered in turn."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if self._stage == 3:
+            yield from self._partitions.whole()
+            return
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if parameter.requires_grad:
+                own = safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
+                yield name, self.gathered(name, own).float()
+
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """Return the trained master weights and the buffers that are saved, gathered one at a time."""
         out: dict[str, torch.Tensor] = {}
-        for name, whole in self._whole():
+        for name, whole in self.weights():
             if self._world.is_main:
-                out[name] = whole.float().cpu()
+                out[name] = whole.cpu()
         saved = self.module.state_dict().keys()
         for name, buffer in self.module.named_buffers():
             if name in saved:
@@ -306,18 +318,6 @@ class DeepSpeedEngine:
     def _parameters(self) -> Iterator[tuple[str, Any]]:
         """Yield names and parameters that train, as Any for what DeepSpeed has hung on them alone."""
         yield from trained(self.module)
-
-    def _whole(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield each name and the trained tensor it stands for; every rank takes all."""
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        if self._stage == 3:
-            yield from self._partitions.whole()
-            return
-        for name, parameter in self.module.named_parameters(remove_duplicate=False):
-            if parameter.requires_grad:
-                own = safe_get_full_fp32_param(parameter) if self._stage else parameter.detach()
-                yield name, self.gathered(name, own)
 
     def _ensure_state(self, step: int | None = None) -> None:
         """Make the optimizer's state exist, which torch makes only at the first step."""

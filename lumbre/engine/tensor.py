@@ -14,6 +14,7 @@ from lumbre import distributed
 from lumbre.engine.gradient import norms
 from lumbre.models import Transformer
 from lumbre.models.attention import Attention
+from lumbre.models.deferred import Deferred
 from lumbre.models.mlp import Mlp
 from lumbre.models.share import Share
 from lumbre.models.tensor import ColumnLinear, RowLinear, SharedLinear, TensorParallel
@@ -86,8 +87,31 @@ def is_shared(parameter: nn.Parameter) -> bool:
     return getattr(parameter, "tensor_model_parallel", False)
 
 
-def deal_out(model: nn.Module, tensor: TensorParallel) -> Mapping[str, tuple[Share, ...]]:
-    """Leave this rank its part of the model; return what each has of every parameter that is shared out."""
+def deal_out(
+    model: nn.Module, tensor: TensorParallel, weights: Deferred | None = None
+) -> Mapping[str, tuple[Share, ...]]:
+    """Leave this rank its part of the model; return what each has of every parameter that is shared out.
+
+    Of a model that waits for its `weights`, one whole parameter at a time is in memory.
+    """
+    wholes = dict(model.named_parameters())
+    shares = _share_out(model, tensor)
+    if weights is not None:
+        _settle(model, wholes, shares, tensor.rank, weights)
+    for name in shares:
+        model.get_parameter(name).tensor_model_parallel = True  # type: ignore[attr-defined]
+    for part in model.modules():
+        # Each rank uses what is of its own heads.
+        if isinstance(part, Transformer):
+            _sum_gradients(part.position.per_head, tensor)
+        if isinstance(part, Attention):
+            for norm in (part.query_norm, part.key_norm):
+                _sum_gradients([] if norm is None else norm.parameters(), tensor)
+    return shares
+
+
+def _share_out(model: nn.Module, tensor: TensorParallel) -> Mapping[str, tuple[Share, ...]]:
+    """Put this rank's part of each shared map in its place; return every rank's, by parameter."""
     for part in list(model.modules()):
         match part:
             case Attention():
@@ -98,17 +122,32 @@ def deal_out(model: nn.Module, tensor: TensorParallel) -> Mapping[str, tuple[Sha
                 part.down = RowLinear(part.down, tensor)
             case Transformer():
                 part.tensor = tensor
-                # Each rank uses what is of its own heads.
-                _sum_gradients(part.position.per_head, tensor)
-    shares = {
+    return {
         f"{name}.{own}": of_ranks
         for name, part in model.named_modules()
         if isinstance(part, SharedLinear)
         for own, of_ranks in part.shares.items()
     }
-    for name in shares:
-        model.get_parameter(name).tensor_model_parallel = True  # type: ignore[attr-defined]
-    return shares
+
+
+def _settle(
+    model: nn.Module,
+    wholes: Mapping[str, nn.Parameter],
+    shares: Mapping[str, tuple[Share, ...]],
+    rank: int,
+    weights: Deferred,
+) -> None:
+    """Give the parameters of `model`, shared out or not, their weights from the whole ones by name."""
+    names = {id(whole): name for name, whole in wholes.items()}
+    for whole in weights.settle(nn.ParameterList(wholes.values())):
+        name = names[id(whole)]
+        if name in shares:
+            own = nn.Parameter(shares[name][rank].cut(whole.detach()), whole.requires_grad)
+            swap: Any = torch.utils.swap_tensors
+            swap(model.get_parameter(name), own)
+        else:
+            # Its memory is lent.
+            whole.data = whole.data.clone()
 
 
 def _deal_out_attention(part: Attention, tensor: TensorParallel) -> None:
@@ -121,8 +160,6 @@ def _deal_out_attention(part: Attention, tensor: TensorParallel) -> None:
     part.output = RowLinear(part.output, tensor)
     part.num_heads //= tensor.size
     part.num_kv_heads //= tensor.size
-    for norm in (part.query_norm, part.key_norm):
-        _sum_gradients([] if norm is None else norm.parameters(), tensor)
 
 
 def _sum_gradients(parameters: Iterable[nn.Parameter], tensor: TensorParallel) -> None:

@@ -6,7 +6,7 @@ Where no family expresses the model, its model type is `lumbre`: our config and 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any, Protocol, overload
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumbre.errors import ModelError
 from lumbre.files import explained, sync
 from lumbre.hub.base import (
     TRUNK,
     Model,
+    Named,
     SpecialIds,
     StateDictAdapter,
     build_model,
@@ -32,13 +33,14 @@ from lumbre.hub.base import (
 from lumbre.hub.bert import Bert, BertPair
 from lumbre.hub.card import auto_class, model_card
 from lumbre.hub.electra import Electra, ElectraGenerator
+from lumbre.hub.filling import fill
 from lumbre.hub.gpt2 import Gpt2
 from lumbre.hub.llama import Llama
 from lumbre.hub.modernbert import ModernBert
 from lumbre.hub.qwen3 import Qwen3
 from lumbre.hub.roberta import Roberta
 from lumbre.hub.t5 import T5
-from lumbre.hub.weights import read_json, read_weights, tensor_names
+from lumbre.hub.weights import read_json, read_weights, tensor_names, write_weights
 from lumbre.models import Detector, EncoderDecoder, LanguageModel, Transformer, TransformerConfig
 
 ADAPTERS: tuple[StateDictAdapter, ...] = (
@@ -77,10 +79,14 @@ def save(
     tokenizer: SavableTokenizer | None,
     folder: str | Path,
     *,
+    weights: Iterable[Named] | None = None,
     proof: Callable[[Path], object] | None = None,
     remark: str = "",
 ) -> Path:
     """Write config.json, model.safetensors, the tokenizer and a model card; return the folder.
+
+    `weights` are the model's own tensors by its names where it is on the meta device, and are written as
+    they come: no more of them than a file holds (5 GB) is in memory at once.
 
     The folder appears whole or not at all, and an older model in its place is replaced at the end, once
     `proof` has been given the new one and has raised nothing. In model type `lumbre` there is no other head
@@ -88,12 +94,13 @@ def save(
     written. The card ends with the `remark`.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     folder = Path(folder)
+    weights = model.state_dict().items() if weights is None else weights
     adapter = adapter_for(model.config, type(model))
     if adapter is not None:
-        config, state = adapter.to_hf_config(model.config, tokenizer), adapter.to_hf_state(model, tokenizer)
+        config = adapter.to_hf_config(model.config, tokenizer)
+        weights = adapter.to_hf(model.config, weights, tokenizer)
         config |= {"model_type": adapter.model_type, "architectures": [adapter.architecture]}
     else:
         architecture = auto_class(model).replace("AutoModelFor", "LumbreFor").replace("Auto", "Lumbre")
@@ -101,17 +108,16 @@ def save(
         if model.config.num_decoder_layers:
             config["decoder_start_token_id"] = config["pad_token_id"]
         config["transformer"] = model.config.model_dump(mode="json", serialize_as_any=True)
-        state = _own_state(model)
-    config |= {"dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
-    config |= {f"{LUMBRE}_version": version(LUMBRE)}
+        weights = _own_state(model, weights)
     with _replacing(folder) as fresh:
-        (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         try:
-            save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+            dtype = write_weights(fresh, weights)
         except SafetensorError as error:
             raise ModelError(
                 f"{folder}: the weights cannot be written: {error}; free some space, or choose another folder"
             ) from error
+        config |= {"dtype": str(dtype).removeprefix("torch."), f"{LUMBRE}_version": version(LUMBRE)}
+        (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(model_card(model, adapter, ADAPTERS, remark), encoding="utf-8")
         if tokenizer is not None:
             limit, types = model.config.max_length, model.config.token_types > 0
@@ -137,24 +143,21 @@ def load(folder: str | Path, kind: type[Model] = LanguageModel) -> Model:
     have, or a tensor is missing, extra or misshapen.
     """
     folder = Path(folder)
-    config, weights = _read(folder, kind, head=True)
+    config, weights = stored(folder, kind)
     model_type = read_config(folder)["model_type"]
     made = LanguageModel if model_type == LUMBRE else adapter_named(folder, model_type, kind).kind
     with torch.device("meta"):
         model = build_model(made, config)
-    _fill(model, weights)
-    if isinstance(model, LanguageModel) and config.tied_embeddings:
-        # Assigning made the embedding another parameter than the head's.
-        model.head.decoder.weight = model.trunk.embedding.weight
+    fill(model, weights)
     return model
 
 
 def load_trunk(folder: str | Path) -> Transformer | EncoderDecoder:
     """Return the trunk alone, from a folder with or without a language-model head; raises as `load`."""
-    config, weights = _read(Path(folder), None, head=False)
+    config, weights = stored(folder, None, head=False)
     with torch.device("meta"):
         trunk = config.build()
-    _fill(trunk, {name.removeprefix(TRUNK): tensor for name, tensor in weights.items()})
+    fill(trunk, {name.removeprefix(TRUNK): tensor for name, tensor in weights.items()})
     return trunk
 
 
@@ -187,7 +190,14 @@ def read_architecture(folder: str | Path) -> TransformerConfig:
     return architecture
 
 
-def _read(folder: Path, kind: type[Model] | None, head: bool) -> tuple[TransformerConfig, dict[str, Tensor]]:
+def stored(
+    folder: str | Path, kind: type[Model] | None, *, head: bool = True
+) -> tuple[TransformerConfig, Mapping[str, Tensor]]:
+    """Return the model of a folder and its weights by our names, with the heads of `kind` or without any.
+
+    A tensor of a safetensors file takes memory when it is asked for. Raises as `load`.
+    """
+    folder = Path(folder)
     architecture, config = read_architecture(folder), read_config(folder)
     if config["model_type"] == LUMBRE:
         if kind is not None and not issubclass(kind, LanguageModel):
@@ -197,15 +207,6 @@ def _read(folder: Path, kind: type[Model] | None, head: bool) -> tuple[Transform
     state = read_weights(folder)
     adapter.check(config, state)
     return architecture, adapter.from_hf_state(architecture, state, head=head)
-
-
-def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Make the weights those of a module on the meta device, each tensor once where names share it."""
-    dtypes = {tensor.dtype for tensor in weights.values()}
-    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    module.load_state_dict(
-        {name: value.to(dtype).contiguous() for name, value in weights.items()}, assign=True, strict=False
-    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -252,14 +253,15 @@ def _own_config(folder: Path, config: dict[str, Any]) -> TransformerConfig:
         ) from error
 
 
-def _own_state(model: Model) -> dict[str, Tensor]:
-    """Return every tensor of what model type `lumbre` has once, under its first name."""
+def _own_state(model: Model, weights: Iterable[Named]) -> Iterator[Named]:
+    """Yield every tensor of what model type `lumbre` has once, under its first name."""
     parts = (TRUNK,) if isinstance(model, Detector) else (TRUNK, "head.")
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.named_parameters()
-        if name.startswith(parts)
-    }
+    wanted = {name for name, _ in model.named_parameters() if name.startswith(parts)}
+    for name, tensor in weights:
+        if name in wanted:
+            wanted.remove(name)
+            yield name, tensor.detach().cpu().contiguous()
+    check_names(type(model).__name__, wanted, ())
 
 
 def _check_own(config: TransformerConfig, state: dict[str, Tensor], head: bool) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ An adapter lists, tensor by tensor, what ours is called and made of there; movin
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol, cast
@@ -36,6 +36,8 @@ HF_LAYER_TYPES: dict[LayerType, str] = {ours: theirs for theirs, ours in LAYER_T
 TRUNK = "trunk."
 Model = LanguageModel | Detector
 """What a model folder can hold."""
+Named = tuple[str, Tensor]
+"""A tensor and its name."""
 HEADS: dict[type[Model], str] = {LanguageModel: "language-model head", Detector: "detector's head"}
 PAIR_HEAD = "pair_head"
 
@@ -75,6 +77,26 @@ class Entry:
     """Rows of each of several."""
     transposed: bool = False
     """Whether theirs is ours transposed."""
+
+
+class Ours(Mapping[str, Tensor]):
+    """Another format's tensors under our names; what is mapped from a file takes memory when asked for."""
+
+    def __init__(self, entries: Iterable[Entry], theirs: Mapping[str, Tensor]) -> None:
+        self._entries = {entry.ours: entry for entry in entries}
+        self._theirs = theirs
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self._entries[name]
+        parts = [self._theirs[theirs] for theirs in entry.theirs]
+        tensor = torch.cat(parts) if entry.sizes else parts[0]
+        return tensor.t() if entry.transposed else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
 
 class StateDictAdapter(ABC):
@@ -124,23 +146,37 @@ class StateDictAdapter(ABC):
         """Return the state under today's names, without what older files hold and no model reads."""
         return dict(state)
 
+    def to_hf(
+        self, config: TransformerConfig, ours: Iterable[Named], special: SpecialIds | None
+    ) -> Iterator[Named]:
+        """Yield tensors under the family's names as ours come, each contiguous on the CPU.
+
+        What has no place there, as a tied tensor's second name, is passed over. Raises ModelError where one
+        has not come.
+        """
+        entries = {entry.ours: entry for entry in self.entries(config)}
+        for name, tensor in ours:
+            if name in entries:
+                yield from self.theirs(entries.pop(name), tensor.detach().cpu(), special)
+        check_names(self.architecture, set(entries), ())
+
+    def theirs(self, entry: Entry, tensor: Tensor, special: SpecialIds | None) -> Iterator[Named]:
+        """Yield what holds one of our tensors."""
+        tensor = tensor.t() if entry.transposed else tensor
+        parts = torch.split(tensor, list(entry.sizes)) if entry.sizes else (tensor,)
+        for name, part in zip(entry.theirs, parts, strict=True):
+            yield name, part.contiguous()
+
     def to_hf_state(self, model: Model, special: SpecialIds | None = None) -> dict[str, Tensor]:
-        """Return the weights under the family's names, tied tensors once, each contiguous on the CPU."""
-        ours = model.state_dict()
-        theirs: dict[str, Tensor] = {}
-        for entry in self.entries(model.config):
-            tensor = ours[entry.ours].detach().cpu()
-            tensor = tensor.t() if entry.transposed else tensor
-            parts = tensor.split(entry.sizes) if entry.sizes else (tensor,)
-            theirs |= {name: part.contiguous() for name, part in zip(entry.theirs, parts, strict=True)}
-        return theirs
+        """Return the weights of a model under the family's names, tied tensors once."""
+        return dict(self.to_hf(model.config, model.state_dict().items(), special))
 
     def from_hf_state(
         self, config: TransformerConfig, state: Mapping[str, Tensor], *, head: bool = True
-    ) -> dict[str, Tensor]:
+    ) -> Mapping[str, Tensor]:
         """Return the weights under our names; without `head` the trunk's alone, whatever head they have.
 
-        Raises ModelError for tensors missing, extra or misshapen.
+        Each is made of theirs when it is asked for. Raises ModelError for what is missing, extra, misshapen.
         """
         bare = not any(name.startswith(self.prefix) for name in state)
         named = {self.prefix + name: tensor for name, tensor in state.items()} if bare else state
@@ -169,15 +205,10 @@ class StateDictAdapter(ABC):
                 name: tuple(tensor.shape)
                 for name, tensor in build_model(self.kind, config).state_dict().items()
             }
-        ours: dict[str, Tensor] = {}
         for entry in entries:
             for name, shape in zip(entry.theirs, _shapes(entry, shapes[entry.ours]), strict=True):
                 check_shape(name, shape, theirs[name])
-            tensor = (
-                torch.cat([theirs[name] for name in entry.theirs]) if entry.sizes else theirs[entry.theirs[0]]
-            )
-            ours[entry.ours] = tensor.t() if entry.transposed else tensor
-        return ours
+        return Ours(entries, theirs)
 
 
 def build_model(kind: type[Model], config: TransformerConfig) -> Model:

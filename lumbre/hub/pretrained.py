@@ -1,15 +1,17 @@
 """Starting from a Hugging Face folder: continued pretraining (Gururangan et al., 2020, arXiv:2004.10964)."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from lumbre.errors import ModelError, Problem
-from lumbre.hub.auto import load, load_trunk, read_architecture, read_config
+from lumbre.hub.auto import read_architecture, read_config, stored
 from lumbre.hub.base import Model
 from lumbre.models import ModelConfig, TransformerConfig
+from lumbre.models.deferred import Deferred
 
 
 class HuggingFaceConfig(ModelConfig):
@@ -45,15 +47,19 @@ class HuggingFaceConfig(ModelConfig):
         }
 
     @torch.no_grad()
-    def initialise(self, model: Model, ending: str = "") -> None:
-        """Copy the folder's weights into the model; raises ModelError where they do not fit.
+    def initialise(self, model: Model, ending: str = "", deferred: Deferred | None = None) -> None:
+        """Put the folder's weights into the model, at once or one by one as `deferred` settles it.
 
-        A model beside the first starts afresh where there is no folder of its own.
+        A model beside the first starts afresh where there is no folder of its own. Raises ModelError where
+        the weights do not fit.
         """
         folder = Path(f"{self.path.rstrip('/')}{ending}")
         if ending and not folder.is_dir():
             return
-        found = load_trunk(folder) if self.new_head else load(folder, type(model))
-        target = (model.trunk if self.new_head else model).state_dict()
-        for name, tensor in found.state_dict().items():
-            target[name].copy_(tensor)
+        _, found = stored(folder, None if self.new_head else type(model), head=not self.new_head)
+        ours = model.state_dict()
+        for name in found:
+            if deferred is None:
+                ours[name].copy_(found[name])
+            else:
+                deferred.replace(ours[name], partial(found.__getitem__, name))

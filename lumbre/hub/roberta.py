@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lumbre.errors import ModelError
-from lumbre.hub.base import Entry, Model, SpecialIds, StateDictAdapter, check_shape, checked, pad_id, unmet
+from lumbre.hub.base import Entry, Named, SpecialIds, StateDictAdapter, check_shape, checked, pad_id, unmet
 from lumbre.hub.bert import encoder_config, encoder_keys, encoder_parts, trunk_entries, unread
 from lumbre.models import TransformerConfig
 from lumbre.models.position import LearnedConfig
@@ -82,9 +82,8 @@ class Roberta(StateDictAdapter):
             if name in state:
                 check_shape(name, (theirs.max_position_embeddings, theirs.hidden_size), state[name])
 
-    def to_hf_state(self, model: Model, special: SpecialIds | None = None) -> dict[str, Tensor]:
-        """Return the weights under RoBERTa's names, with zeros for the positions before the first token's."""
-        state = super().to_hf_state(model, special)
-        own = state[POSITIONS]
-        state[POSITIONS] = torch.cat([own.new_zeros(pad_id(special, PAD_ID) + 1, own.shape[1]), own])
-        return state
+    def theirs(self, entry: Entry, tensor: Tensor, special: SpecialIds | None) -> Iterator[Named]:
+        """Yield what holds one of our tensors, with zeros for the positions before the first token's."""
+        for name, own in super().theirs(entry, tensor, special):
+            before = pad_id(special, PAD_ID) + 1 if name == POSITIONS else 0
+            yield name, torch.cat([own.new_zeros(before, own.shape[1]), own]) if before else own

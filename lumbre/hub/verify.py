@@ -17,6 +17,7 @@ from lumbre.errors import ModelError
 from lumbre.hub.auto import LUMBRE, adapter_named, read_config
 from lumbre.hub.base import Model
 from lumbre.hub.card import auto_class
+from lumbre.hub.filling import lend
 from lumbre.models import Detector
 
 TOLERANCE = 1e-5
@@ -31,7 +32,9 @@ Forward = Callable[[Inputs], list[Tensor]]
 
 
 @torch.no_grad()
-def verify_export(model: Model, folder: str | Path, seed: int = 0) -> float:
+def verify_export(
+    model: Model, folder: str | Path, seed: int = 0, weights: Mapping[str, Tensor] | None = None
+) -> float:
     """Return the largest difference of float32 logits, of each head, between the model and the folder's.
 
     The folder is loaded by plain transformers (a `lumbre` folder through the classes that Lumbre registers)
@@ -40,10 +43,18 @@ def verify_export(model: Model, folder: str | Path, seed: int = 0) -> float:
     its last hidden states. Documents packed into one row of ours are compared with theirs one by one. An
     encoder-decoder's decoder is given half as many tokens. Raises ModelError when the difference is above
     1e-5 x max(1, largest |logit|), or above twice our own float32's error where rounding alone is coarser.
+
+    A model on the meta device is given `weights`, by its names, block by block; the folder's files are
+    mapped: neither model is in memory whole.
     """
     folder = Path(folder)
     outputs, theirs = _theirs(folder, model)
-    ours = deepcopy(model).to("cpu", torch.float32).eval()
+    ours = deepcopy(model)
+    if weights is None:
+        ours = ours.to("cpu")
+    else:
+        lend(ours, weights)
+    ours = ours.float().eval()
     generator = torch.Generator().manual_seed(seed)
     worst = 0.0
     limit = min(model.config.max_length or UNLIMITED, LONGEST)

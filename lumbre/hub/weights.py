@@ -1,6 +1,7 @@
 """The files of a model folder that hold tensors: safetensors, or pickles that hold nothing else."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor
 
 from lumbre.errors import ModelError
+from lumbre.hub.base import Named
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+FILE_BYTES = 5 * 10**9
+"""Most that is written into one file, unless one tensor is larger."""
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -45,6 +49,40 @@ def tensor_names(folder: Path) -> frozenset[str]:
         except (SafetensorError, OSError) as error:
             raise _damaged(file, error) from error
     return frozenset(names)
+
+
+def write_weights(folder: Path, tensors: Iterable[Named]) -> torch.dtype:
+    """Write tensors as they come, no more than a file's in memory at once; return the first one's type.
+
+    What is more than one file holds is several with an index, as transformers reads them.
+    """
+    from safetensors.torch import save_file
+
+    files: list[dict[str, int]] = []
+    kept: dict[str, Tensor] = {}
+    dtypes: list[torch.dtype] = []
+
+    def write() -> None:
+        files.append({name: tensor.nbytes for name, tensor in kept.items()})
+        save_file(kept, folder / f"{len(files)}-{SAFE}", metadata={"format": "pt"})
+        kept.clear()
+
+    for name, tensor in tensors:
+        if kept and sum(one.nbytes for one in kept.values()) + tensor.nbytes > FILE_BYTES:
+            write()
+        kept[name] = tensor
+        dtypes.append(tensor.dtype)
+    write()
+    stem, total = SAFE.removesuffix(".safetensors"), len(files)
+    places: dict[str, str] = {}
+    for number, names in enumerate(files, 1):
+        file = SAFE if total == 1 else f"{stem}-{number:05d}-of-{total:05d}.safetensors"
+        (folder / f"{number}-{SAFE}").rename(folder / file)
+        places |= dict.fromkeys(names, file)
+    if total > 1:
+        index = {"metadata": {"total_size": sum(sum(one.values()) for one in files)}, "weight_map": places}
+        (folder / f"{SAFE}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return dtypes[0]
 
 
 def read_json(file: Path) -> Any:

@@ -18,6 +18,7 @@ from lumbre.models.mlp import DenseConfig, MlpConfig
 from lumbre.models.position import PositionConfig
 
 if TYPE_CHECKING:
+    from lumbre.models.deferred import Deferred
     from lumbre.models.electra import Detector
     from lumbre.models.encoder_decoder import EncoderDecoder
     from lumbre.models.heads import LanguageModel
@@ -45,10 +46,13 @@ class ModelConfig(Choice):
         config = self.architecture().sized(vocab_size)
         return EncoderDecoder(config) if config.num_decoder_layers else Transformer(config)
 
-    def initialise(self, model: "LanguageModel | Detector", ending: str = "") -> None:
+    def initialise(
+        self, model: "LanguageModel | Detector", ending: str = "", deferred: "Deferred | None" = None
+    ) -> None:
         """Put the weights that training starts from into a freshly built model; fresh ones stay.
 
-        `ending` is that of the folder's name where an objective trains and exports several models.
+        `ending` is that of the folder's name where an objective trains and exports several models. What is
+        drawn later, by `deferred`, is read later.
         """
 
 

@@ -18,6 +18,8 @@ DRAWS = ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_")
 """Operations that draw random numbers, each for every element of the tensor."""
 FILLS = ("zero_", "fill_", "constant_")
 """Operations that set every element, without any."""
+REPLACED = "replaced"
+"""What a step is called that sets every element to what is read from elsewhere."""
 IN_PLACE = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
 """Operations in place whose names do not end as such."""
 
@@ -76,6 +78,15 @@ class Deferred:
             raise RuntimeError(f"{name}: weights that are drawn later cannot be set from others")
         args, kwargs = tree_map(lambda one: _view(one) if isinstance(one, Tensor) else one, (args, kwargs))
         self._steps.append(_Step(function, name, _view(on), args, kwargs))
+
+    def replace(self, tensor: Tensor, value: Callable[[], Tensor]) -> None:
+        """Have a tensor that is drawn later be what `value` returns then; random numbers stay in step."""
+
+        def replaced(whole: Tensor) -> Tensor:
+            return whole.copy_(value())
+
+        assert self.has(tensor)
+        self._steps.append(_Step(replaced, REPLACED, _view(tensor), (_view(tensor),), {}))
 
     @torch.no_grad()
     def settle(self, model: nn.Module) -> Iterator[nn.Parameter]:
@@ -169,7 +180,7 @@ class _Rest:
         self._at += 1
 
     def _sets_all(self, step: _Step) -> bool:
-        return step.name in (*DRAWS, *FILLS) and step.on.shape == self._parameter.shape
+        return step.name in (*DRAWS, *FILLS, REPLACED) and step.on.shape == self._parameter.shape
 
 
 class _Noting(TorchFunctionMode):

@@ -253,7 +253,7 @@ def work(rank: int, world: int, port: int, cases: Sequence[Case]) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     pretrain.run.Trainer = Watched  # type: ignore[misc]
     # Neither what a run exports nor the device's peak has to do with layouts; each takes as long as the run.
-    pretrain.run.write_model = lambda *_, **__: None  # type: ignore[assignment]
+    pretrain.run.export_checkpoint = lambda *_, **__: None  # type: ignore[assignment]
     pretrain.run.hardware.peak = lambda *_: Peak(1.0, "none")
     with distributed.session(RUN["seed"]):
         for case in cases:

@@ -30,6 +30,20 @@ def test_pretraining_goes_on_from_a_model_folder_with_its_loss(project: "Project
     assert "complete at step 6" in again.stderr
 
 
+@pytest.mark.slow
+def test_a_start_from_a_folder_is_the_same_where_no_process_has_the_model_whole(project: "Project") -> None:
+    """ZeRO 3 reads the weights one by one (law 2)."""
+    losses = {}
+    for name, engine in (
+        ("whole", "engine={type: accelerate}"),
+        ("parts", "engine={base: zero3, precision: float32}"),
+    ):
+        done = project.lumbre("pretrain", "run.yaml", f"name=from-{name}", *START, *SHORT, engine)
+        assert done.returncode == 0, done.stderr
+        losses[name] = project.losses(f"from-{name}")
+    assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-6)
+
+
 def test_weights_of_another_vocabulary_are_refused_with_the_remedy(project: "Project") -> None:
     done = project.lumbre("pretrain", "run.yaml", "name=refused", START[0])
     assert done.returncode == 2

@@ -9,12 +9,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from lumbre import config as configs
 from lumbre import hub
 from lumbre.errors import ModelError, UserError
 from lumbre.hub.verify import _compare as compare
-from lumbre.models import LanguageModel, ModelConfig, PositionConfig, TransformerConfig
+from lumbre.models import PositionConfig
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
+from tests.hub.shipped import shipped
 
 FAMILIES = {
     "bert-tiny": "BertForMaskedLM",
@@ -31,8 +31,6 @@ FAMILIES = {
     "mixture-tiny": None,
     "transformer-base": None,
 }
-SMALL = {"hidden_size": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": None, "intermediate_size": 96}
-"""What the published sizes are brought down to."""
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +41,6 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def wordpiece() -> Tokenizer:
     return WordPieceConfig.model_validate({"vocab_size": 512}).build([Path(__file__).read_text()])
-
-
-def shipped(name: str, **keys: Any) -> LanguageModel:
-    config = configs.load(ModelConfig, f"configs/model/{name}.yaml", room="model")
-    assert isinstance(config, TransformerConfig)
-    torch.manual_seed(0)
-    small = {} if "tiny" in name else {**SMALL, "vocab_size": 512}
-    if config.num_decoder_layers:
-        small["num_decoder_layers"] = 2
-    model = LanguageModel(config.model_copy(update={**small, **keys}).build(512))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
 
 
 @pytest.mark.parametrize("name", FAMILIES)

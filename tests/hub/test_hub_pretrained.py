@@ -13,6 +13,7 @@ from lumbre import config as configs
 from lumbre import hub
 from lumbre.errors import ModelError
 from lumbre.models import LanguageModel, ModelConfig
+from lumbre.models.deferred import deferring
 
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 9}
 
@@ -54,6 +55,36 @@ def test_a_new_head_leaves_the_trunk_as_it_was(bert: Path, tmp_path: Path) -> No
         wanted = theirs(ids).last_hidden_state
         torch.testing.assert_close(model(ids).last_hidden_state, wanted, rtol=1e-5, atol=1e-6)
         assert model.head.decoder.weight is model.trunk.embedding.weight
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_a_start_that_is_read_later_is_the_same_start(family: str, new_head: bool, tmp_path: Path) -> None:
+    """Stage 3 and shared matrices build the model without weights, and read them one by one."""
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 37, "hidden_size": 12, "intermediate_size": 20}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    theirs: Any = {
+        "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=37, **SIZES)),
+        "gpt2": lambda: transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=37, n_embd=12, n_layer=2, n_head=2, n_positions=16)
+        ),
+        "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **layers)),
+    }[family]()
+    theirs.save_pretrained(tmp_path)
+    config = config_of(tmp_path, new_head=new_head)
+    torch.manual_seed(5)
+    plain, after = started(config), torch.rand(3)
+    torch.manual_seed(5)
+    with deferring() as deferred:
+        model = LanguageModel(config.build(30))
+    config.initialise(model, deferred=deferred)
+    assert all(one.is_meta for one in model.parameters())
+    for parameter in deferred.settle(model):
+        parameter.data = parameter.data.clone()
+    assert torch.equal(torch.rand(3), after)
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter), name
 
 
 def test_dropout_that_is_left_out_is_stated(bert: Path) -> None:

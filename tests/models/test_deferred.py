@@ -1,5 +1,7 @@
 """A model whose weights are drawn later has the weights that it would have had."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, get_args
 
 import pytest
@@ -36,13 +38,16 @@ def build(name: str, scheme: Init) -> nn.Module:
     return PairModel(trunk) if name == "segments" else LanguageModel(trunk)
 
 
-def settled(deferred: Deferred, model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters in the order in which they were ready, with weights of their own."""
-    ready = []
+def settling(deferred: Deferred, model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters in the order in which they are ready, with weights of their own."""
     for parameter in deferred.settle(model):
         parameter.data = parameter.data.clone()
-        ready.append(parameter)
-    return ready
+        yield parameter
+
+
+def settled(deferred: Deferred, model: nn.Module) -> list[nn.Parameter]:
+    """Return them all."""
+    return list(settling(deferred, model))
 
 
 @pytest.mark.parametrize("scheme", get_args(Init))
@@ -95,3 +100,38 @@ def test_random_numbers_in_between_are_found() -> None:
     torch.rand(1)
     with pytest.raises(AssertionError, match="in between"):
         settled(deferred, model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_that_are_replaced_are_read_when_they_are_due_and_leave_the_others_as_they_were(
+    name: str,
+) -> None:
+    """Some drawn, some not, some tied: as if they had been copied into a model built as usual."""
+    torch.manual_seed(1)
+    other = build(name, "normal").state_dict()
+    torch.manual_seed(0)
+    plain = build(name, "normal")
+    chosen = [key for key, _ in plain.named_parameters()][::2]
+    with torch.no_grad():
+        for key in chosen:
+            plain.get_parameter(key).copy_(other[key])
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    with deferring() as deferred:
+        model = build(name, "normal")
+    asked: list[str] = []
+
+    def read(key: str) -> torch.Tensor:
+        asked.append(key)
+        return other[key]
+
+    for key in chosen:
+        deferred.replace(model.state_dict()[key], partial(read, key))
+    assert not asked
+    for ready, _ in enumerate(settling(deferred, model), 1):
+        # Each when its turn comes: none lies in memory before.
+        assert len(asked) <= ready
+    assert sorted(asked) == sorted(chosen)
+    assert torch.equal(torch.rand(3), after)
+    for key, parameter in plain.named_parameters():
+        assert torch.equal(model.get_parameter(key), parameter), key

@@ -244,7 +244,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "slow rank": lambda: at_call(ENGINE, "AccelerateEngine.step", slow_down),
     "hook in backward": lambda: after(ENGINE, in_a_hook),
     "optimizer step": lambda: at_call(ENGINE, "AccelerateEngine.step", wait_for_event),
-    "export": lambda: at_call("lumbre.pretrain.export", "write_model", sleep, call=1),
+    "export": lambda: at_call("lumbre.pretrain.export", "export_checkpoint", sleep, call=1),
     "at exit": lambda: atexit.register(sleep),
     "rendezvous": lambda: time.sleep(3600),
     "compilation lock": lambda: at_call(ENGINE, "AccelerateEngine.__init__", wait_for_compilation, call=1),
