@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install quickstart test check slow disk real browser slurm ssh images clean
+.PHONY: install quickstart test check guard slow disk real browser slurm ssh images clean
 
 install: .venv/.installed
 
@@ -43,6 +43,12 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+guard: install
+	@command -v valgrind > /dev/null || ! command -v apt-get > /dev/null || [ "$$(id -u)" -ne 0 ] \
+		|| (apt-get update -qq && apt-get install -y -qq valgrind) > /dev/null || true
+	@echo "==> the guard of speed: instructions of training steps beside the peer's, against the recorded ratios"
+	$(BIN)/python -m benchmarks.guard
 
 slow: install
 	@echo "==> tests (the slow tier: kills, launches, the quickstart's own runs)"

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,19 @@ class Setting:
 class Session:
     """A process that trains one contender, a round at a time."""
 
-    def __init__(self, name: str, setting: Setting, given: Mapping[str, Any], folder: Path) -> None:
-        """`given` is what a peer needs to know of the data and the model; the folder has them."""
+    def __init__(
+        self,
+        name: str,
+        setting: Setting,
+        given: Mapping[str, Any],
+        folder: Path,
+        *,
+        under: Sequence[str] = (),
+    ) -> None:
+        """`given` is what a peer needs to know of the data and the model; the folder has them.
+
+        `under` is a command that runs the process, such as an instrument.
+        """
         contender = CONTENDERS[name]
         own = folder / name
         own.mkdir(exist_ok=True)
@@ -104,6 +115,7 @@ class Session:
             "padded": contender.padded,
             "nanogpt": setting.nanogpt,
             "config": str(own / "run.yaml"),
+            "counted": bool(under),
         }
         config = {**setting.config(contender, folder), "name": name}
         (own / "run.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -112,6 +124,7 @@ class Session:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [
+                    *under,
                     sys.executable,
                     *(agent if self._ranks > 1 else []),
                     *("-m", MODULES[contender.side], str(own / "job.json")),
@@ -124,15 +137,25 @@ class Session:
                 text=True,
             )
 
-    def run(self, steps: int, *, parts: bool = False) -> dict[str, Any]:
+    @property
+    def process_id(self) -> int:
+        """Of the process, or of that which starts the ranks."""
+        return self._process.pid
+
+    def run(self, steps: int, *, parts: bool = False, products: bool = True) -> dict[str, Any]:
         """Do so many steps; return what the gate measured, all ranks' tokens together.
+
+        Without `products` no matrix product is timed before each step.
+
 
         Raises RuntimeError with the end of its log where the process has died.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"steps": steps, "parts": parts}) + "\n")
+            self._process.stdin.write(
+                json.dumps({"steps": steps, "parts": parts, "products": products}) + "\n"
+            )
             self._process.stdin.flush()
             line = self._process.stdout.readline()
             while line and not line.startswith(MARK):

@@ -79,8 +79,8 @@ class Parts:
 class Gate:
     """Stands between the steps of a loop, and ends the process when it is told to.
 
-    A command is a line on stdin, {"steps": n, "parts": false}; the answer is a line on what stdout was. What
-    else the process prints goes to stderr.
+    A command is a line on stdin, {"steps": n, "parts": false, "products": true}; the answer is a line
+    on what stdout was. What else the process prints goes to stderr.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -91,6 +91,7 @@ class Gate:
         self._products = Products(device, dtype)
         self.parts = Parts(device)
         self._left = 0
+        self._has_products = True
         self._began: float | None = None
         self._tokens = 0
         self._forget()
@@ -110,7 +111,8 @@ class Gate:
                 self._answer()
         while not self._left:
             self._listen()
-        self._rates.append(self._products.measure())
+        if self._has_products:
+            self._rates.append(self._products.measure())
         self._tokens = 0
         self._began = time.perf_counter()
 
@@ -120,6 +122,7 @@ class Gate:
             os._exit(0)
         command = json.loads(line)
         self._left, self.parts.is_on = command["steps"], command["parts"]
+        self._has_products = command.get("products", True)
 
     def _answer(self) -> None:
         answer = {
