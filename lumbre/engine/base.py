@@ -10,6 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import nn
 
+from lumbre import products
 from lumbre.config import Choice
 from lumbre.distributed import Place, World, world
 from lumbre.errors import LayoutError, Problem
@@ -18,6 +19,7 @@ from lumbre.models.deferred import Deferred
 from lumbre.models.recompute import Recompute
 from lumbre.models.share import Share
 from lumbre.optim import OptimizerConfig
+from lumbre.products import ProductsName
 
 Precision = Literal["float32", "bfloat16", "float64"]
 
@@ -129,6 +131,9 @@ class EngineConfig(Choice):
     """Whether torch.compile turns each block into generated kernels."""
     attention_kernel: KernelName = "auto"
     """What computes attention; auto takes the fastest that the device and the batch allow."""
+    float32_products: ProductsName = "auto"
+    """What multiplies float32 matrices on a CPU: auto is oneDNN on AMD's with AVX-512, which MKL leaves
+    unused, and MKL elsewhere."""
     sequence_parallel: PositiveInt = 1
     """Neighbouring ranks that share each row, a part of its tokens each (DeepSpeed-Ulysses). What a rank
     keeps of a row for the backward pass falls as much. It divides the model's heads and the row's tokens."""
@@ -157,6 +162,8 @@ class EngineConfig(Choice):
         if world().size % together and not any(world().size % ranks for ranks in self.sharing.values()):
             fault = f"{world().size} processes are no multiple of {' x '.join(self.sharing)} = {together}"
             yield Problem("tensor_parallel", fault, f"use 1, or start {together} processes")
+        if rounding := products.fault(self.float32_products):
+            yield Problem("float32_products", f"{self.float32_products} {rounding}", "use auto")
         if self.compile and self.activation_checkpointing == "selective":
             fault = "with compile: true the compiler itself chooses what it keeps and what it computes again"
             yield Problem("activation_checkpointing", fault, "use none, or 1 for every block")

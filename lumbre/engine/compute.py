@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lumbre import distributed
+from lumbre import distributed, products
 from lumbre.engine.base import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import Transformer
@@ -19,6 +19,7 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
 
     Raises ConfigError for what a model of transformers does not have.
     """
+    products.choose(config.float32_products)
     trunks = [part for part in model.modules() if isinstance(part, Transformer)]
     sequence = _sequence_parallel(config.sequence_parallel, config.tensor_parallel)
     for trunk in trunks:

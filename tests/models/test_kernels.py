@@ -16,9 +16,10 @@ from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lumbre import products
 from lumbre.errors import ModelError
 from lumbre.models.attention import KernelName, Pattern, choose, flash, flex, segments
-from lumbre.models.attention.dense import Dense
+from lumbre.models.attention.dense import Dense, attend
 
 NAMES: list[KernelName] = ["dense", "segments"]
 """The kernels that train on a CPU."""
@@ -223,6 +224,42 @@ def test_padding_has_no_gradient_and_gives_none(name: KernelName) -> None:
         assert x[~padding].ne(0).any()
 
 
+@pytest.mark.parametrize("library", ["mkl", "onednn"])
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)),
+    mask=st.sampled_from(["none", "causal", "row", "head"]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_whole_products_attend_as_torchs_own_does(
+    library: products.ProductsName, shape: tuple[int, int, int, int], mask: str, seed: int
+) -> None:
+    """Short rows in float32 on a CPU, of queries as many as keys or not; a row that sees nothing is zero."""
+    B, N, Q, T = shape
+    generator = torch.Generator().manual_seed(seed)
+    scale = None if seed % 2 else 0.3
+    q, k, v, weight = (
+        torch.randn(B, length, N, 8, generator=generator).requires_grad_() for length in (Q, T, T, Q)
+    )
+    added = None
+    if mask in ("row", "head"):
+        rows, heads = (B, 1) if mask == "row" else (1, N)
+        added = torch.randn(rows, heads, Q, T, generator=generator)
+        added = added.masked_fill(torch.rand(added.shape, generator=generator) < 0.3, -torch.inf)
+        added[..., 0, :] = -torch.inf
+    found: list[list[Tensor]] = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [one.detach().to(dtype).requires_grad_() for one in (q, k, v)]
+        with products.fastest():
+            products.choose(library)
+            y = attend(*leaves, scale, None if added is None else added.to(dtype), mask == "causal")
+            found.append([y, *torch.autograd.grad((y * weight.detach().to(dtype)).sum(), leaves)])
+    for one, exact in zip(*found, strict=True):
+        torch.testing.assert_close(one.double(), exact, rtol=1e-4, atol=1e-5)
+    if added is not None:
+        assert not found[0][0][:, 0].any()
+
+
 class Largest(TorchDispatchMode):
     """Records the largest tensor that any operator returns, forward and backward."""
 
@@ -241,8 +278,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 16])
 def test_segments_hold_no_square_of_a_row(causal: bool, window: int | None) -> None:
-    length = 512
-    documents = pack([[60, 400, 30] if window else [60, 40, 30, -4] * 4], length)
+    length = 1024
+    documents = pack([[60, 900, 30] if window else [60, 40, 30, -4] * 4], length)
     case = Case(Pattern(causal, window, documents, documents), (1, length), (2, 2))
     given = case.draw(torch.float32, head_size=4)
     sizes = {}

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lumbre import products
 from lumbre.models.attention.pattern import Pattern
+
+SHORT = {"mkl": 128, "onednn": 256}
+"""Most tokens that are attended by whole products on a CPU, by the library that computes them."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,38 @@ def attend(
     """Return y_BQNH; the mask [B or 1, N or 1, Q, T] is added to the scores."""
     q_BNQH, k_BNTH, v_BNTH = (x.transpose(1, 2) for x in (q_BQNH, k_BTNH, v_BTNH))
     mask = None if mask is None else mask.type_as(q_BNQH)
+    if _is_short(q_BNQH, k_BNTH):
+        return _short(q_BNQH, k_BNTH, v_BNTH, scale, mask, causal).transpose(1, 2)
     y_BNQH = F.scaled_dot_product_attention(
         q_BNQH, k_BNTH, v_BNTH, attn_mask=mask, is_causal=causal and mask is None, scale=scale
     )
     return y_BNQH.transpose(1, 2)
+
+
+def _is_short(q_BNQH: Tensor, k_BNTH: Tensor) -> bool:
+    """Whether whole products are faster than SDPA's tiles, whose time on a CPU goes into many small ones."""
+    longest = max(q_BNQH.shape[2], k_BNTH.shape[2])
+    on_cpu = q_BNQH.device.type == "cpu" and q_BNQH.dtype == torch.float32
+    return on_cpu and longest <= SHORT["onednn" if products.are_onednn() else "mkl"]
+
+
+def _short(
+    q_BNQH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor, scale: float | None, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """Return y_BNQH, all scores at once."""
+    B, N, Q, H = q_BNQH.shape
+    T = k_BNTH.shape[2]
+    scale = H**-0.5 if scale is None else scale
+    q, k, v = (x.reshape(B * N, -1, H) for x in (q_BNQH, k_BNTH, v_BNTH))
+    if mask is None:
+        # Added in the product.
+        added = q.new_full((Q, T), -torch.inf).triu(1) if causal else q.new_zeros(())
+        weights = torch.baddbmm(added, q, k.mT, alpha=scale).softmax(-1)
+    else:
+        scores_BNQT = torch.bmm(q * scale, k.mT).view(B, N, Q, T) + mask
+        # A row without keys, as padding is, gets zeros.
+        weights = torch._safe_softmax(scores_BNQT, -1).view(B * N, Q, T)
+    return torch.bmm(weights, v).view(B, N, Q, H)
 
 
 def repeat(x_BTKH: Tensor, heads: int) -> Tensor:
