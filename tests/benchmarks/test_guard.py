@@ -1,14 +1,15 @@
-"""The guard of speed: what a loss is, by formula, and what is refused."""
+"""The guard of speed: what a loss is, by formula, and a planted one in the real program."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import guard
-from benchmarks.speed import counting
+from benchmarks.speed import contenders, counting
 from benchmarks.speed.verdict import Counts, loss, verdict
 
 COUNT = st.floats(1e3, 1e12)
@@ -84,3 +85,31 @@ def test_without_the_instrument_nothing_passes(
     monkeypatch.setattr(counting, "lacking", lambda: ["valgrind"])
     assert guard.main([]) == 2
     assert "apt-get install valgrind" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(bool(counting.lacking()), reason="Valgrind is not installed")
+def test_a_planted_loss_fails_and_the_program_as_it_is_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = counting.count
+    peer: list[float] = []
+
+    def once_for_the_peer(name: str, *rest: Any) -> float:
+        if name != guard.PEER:
+            return counted(name, *rest)
+        if not peer:
+            peer.append(counted(name, *rest))
+        return peer[0]
+
+    monkeypatch.setattr(counting, "count", once_for_the_peer)
+    asked = ["--cases", "overhead", "--file", str(tmp_path / "guard.json")]
+    assert guard.main([*asked, "--record", "a test"]) == 0
+    assert guard.main(asked) == 0
+    assert "ok   overhead" in capsys.readouterr().out
+    monkeypatch.setitem(contenders.MODULES, "lumbre", "tests.benchmarks.slowed")
+    assert guard.main(asked) == 1
+    said = capsys.readouterr().out
+    assert "LOST overhead" in said
+    assert "--record REASON" in said
