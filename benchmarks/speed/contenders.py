@@ -70,6 +70,8 @@ class Setting:
     """A checkout, "" without one."""
     ranks: int
     """Of our side."""
+    products: str = "auto"
+    """What multiplies matrices on our side."""
 
     def config(self, contender: Contender, folder: Path) -> dict[str, Any]:
         """Return the config of our run."""
@@ -78,7 +80,7 @@ class Setting:
             self.shape,
             batch=self.batch // ranks,
             length=self.length,
-            engine={**contender.engine, "precision": self.precision},
+            engine={**contender.engine, "precision": self.precision, "float32_products": self.products},
             texts=list(self.texts),
             folder=str(folder),
         )
@@ -176,6 +178,8 @@ class Session:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def _environment(setting: Setting, ranks: int) -> dict[str, str]:
