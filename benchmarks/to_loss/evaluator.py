@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 32
 NO_TARGET = -100
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """From tokens [R, T] to logits [R, T, V]."""
@@ -24,9 +24,10 @@ def mean_loss(model: Logits, inputs_RT: np.ndarray, labels_RT: np.ndarray) -> fl
         for start in range(0, len(inputs_RT), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             labels = torch.from_numpy(labels_RT[rows].astype(np.int64)).flatten()
-            logits = model(torch.from_numpy(inputs_RT[rows].astype(np.int64))).flatten(0, 1)
-            total += float(F.cross_entropy(logits.double(), labels, ignore_index=NO_TARGET, reduction="sum"))
-            count += int((labels != NO_TARGET).sum())
+            targets = labels != NO_TARGET
+            logits = model(torch.from_numpy(inputs_RT[rows].astype(np.int64))).flatten(0, 1)[targets]
+            total += float(F.cross_entropy(logits, labels[targets], reduction="sum"))
+            count += int(targets.sum())
     return total / count
 
 

@@ -96,6 +96,14 @@ class Corpus:
         """What the frequencies of tokens alone come to."""
         return evaluator.unigram_loss(self.train, self.rows[1], self.tokenizer.vocab_size)
 
+    @property
+    def hf_tokens(self) -> dict[str, int | None]:
+        """What the peer's config is to know of the vocabulary."""
+        its = self.tokenizer
+        begin, end = (next(iter(one), None) for one in (its.document_begin, its.document_end))
+        ids = {"pad": its.pad_id, "bos": begin, "eos": end, "cls": begin, "sep": end}
+        return {"vocab_size": its.vocab_size, **{f"{role}_token_id": one for role, one in ids.items()}}
+
     def measured(self, seconds: float, model: Path) -> dict[str, Any]:
         """Return what a run came to."""
         kind = self.setting.kind
@@ -119,7 +127,7 @@ def theirs(corpus: Corpus, seed: int, threads: int, minutes: float) -> dict[str,
         "tokens": str(corpus.folder / "train.npy"),
         "tokenizer": str(corpus.folder / "prepared/tokenizer"),
         "length": setting.length,
-        "hf_config": {**setting.hf_config, "vocab_size": corpus.tokenizer.vocab_size},
+        "hf_config": {**setting.hf_config, **corpus.hf_tokens},
         "batch": setting.batch,
         "learning_rate": setting.learning_rate,
         "minutes": minutes,
