@@ -1,7 +1,7 @@
 """Seconds to a validation loss: the shipped configs fast-*.yaml beside nanoGPT and transformers' Trainer.
 
-    python -m benchmarks.time_to_loss DATA [--settings shakespeare encoder decoder] [--nanogpt CHECKOUT]
-        [--rounds 3] [--minutes 15] [--to FILE]
+    python -m benchmarks.time_to_loss DATA [--settings shakespeare encoder encoder-modern decoder]
+        [--nanogpt CHECKOUT] [--rounds 3] [--minutes 15] [--to FILE]
 
 DATA holds the unpacked sets tinyshakespeare and wikitext2. Every run is a process of its own, ours by the
 real command, the sides in turn (A B, B A, ...), each round with another seed; caches of compiled code and
@@ -16,12 +16,12 @@ nanoGPT's not, to the first such loss of at most 1.88, by each side's own measur
 there, and its estimate is noisy, its seconds are those of its whole run. Beside that is the loss that one
 function measures on the models that both leave, over all whole windows of 64 of validation.
 
-encoder, decoder: WikiText-2 as one stream of tokens, a vocabulary of 8,192 and 10M parameters. Both sides
-read the same tokens, prepared before. Trainer trains for so many minutes at a rate that falls to 0 by then,
-its start-up not counted. Ours is the whole command, from the start of the process to its exit, with
-evaluations, checkpoint and export. What counts is the loss of the saved model on the first rows of validation
-by one function, for both the same rows, and for the encoder the same masks (15%, 80/10/10). Ours has reached
-the peer's where its loss is not above that.
+encoder (the peer is BERT), encoder-modern (ModernBERT), decoder (GPT-2): WikiText-2 as one stream of tokens,
+a vocabulary of 8,192 and 10M parameters. Both sides read the same tokens, prepared before. Trainer trains for
+so many minutes at a rate that falls to 0 by then, its start-up not counted. Ours is the whole command, from
+the start of the process to its exit, with evaluations, checkpoint and export. What counts is the loss of the
+saved model on the first rows of validation by one function, for both the same rows, and for the encoder the
+same masks (15%, 80/10/10). Ours has reached the peer's where its loss is not above that.
 
 Ratios are ours over the peer's in one round. Figures that are to be recorded need an idle machine.
 """

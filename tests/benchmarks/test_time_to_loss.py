@@ -48,7 +48,9 @@ def test_our_models_of_wikitext_have_no_more_parameters(
     setting = wikitext.SETTINGS[name]
     ours = parameter_count(shipped(setting.config, tmp_path, monkeypatch).model.sized(8192))
     sizes = dict(setting.hf_config)
-    theirs = transformers.AutoConfig.for_model(sizes.pop("model_type"), **sizes, vocab_size=8192)
+    theirs = transformers.AutoConfig.for_model(
+        sizes.pop("model_type"), **sizes, vocab_size=8192, pad_token_id=0
+    )
     kind = {"bert": transformers.AutoModelForMaskedLM, "gpt": transformers.AutoModelForCausalLM}[setting.kind]
     with torch.device("meta"):
         count = sum(one.numel() for one in kind.from_config(theirs).parameters())
