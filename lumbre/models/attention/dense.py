@@ -66,11 +66,11 @@ def _is_short(q_BNQH: Tensor, k_BNTH: Tensor) -> bool:
 def _short(
     q_BNQH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor, scale: float | None, mask: Tensor | None, causal: bool
 ) -> Tensor:
-    """Return y_BNQH, all scores at once."""
+    """Return y_BNQH, all scores at once; values may have another width."""
     B, N, Q, H = q_BNQH.shape
     T = k_BNTH.shape[2]
     scale = H**-0.5 if scale is None else scale
-    q, k, v = (x.reshape(B * N, -1, H) for x in (q_BNQH, k_BNTH, v_BNTH))
+    q, k, v = (x.reshape(B * N, *x.shape[2:]) for x in (q_BNQH, k_BNTH, v_BNTH))
     if mask is None:
         # Added in the product.
         added = q.new_full((Q, T), -torch.inf).triu(1) if causal else q.new_zeros(())
@@ -79,7 +79,7 @@ def _short(
         scores_BNQT = torch.bmm(q * scale, k.mT).view(B, N, Q, T) + mask
         # A row without keys, as padding is, gets zeros.
         weights = torch._safe_softmax(scores_BNQT, -1).view(B * N, Q, T)
-    return torch.bmm(weights, v).view(B, N, Q, H)
+    return torch.bmm(weights, v).view(B, N, Q, -1)
 
 
 def repeat(x_BTKH: Tensor, heads: int) -> Tensor:
