@@ -33,9 +33,13 @@ def predict(place: Path, source: Path, target: Path | None, batch_size: int, *, 
     """
     import torch
 
+    from lumbre import products
+
     folder = model_folder(place)
     task = restored(folder)
     device = distributed.device()
+    # As in the evaluations of its training.
+    products.choose("auto")
     model = task.build_model(str(folder), from_scratch=False).model.eval().to(device)
     if device.type == "cpu":
         unpad(model)

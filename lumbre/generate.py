@@ -76,11 +76,14 @@ def generate(place: Path, prompts: Sequence[str], sampling: Sampling) -> list[st
     is a run folder, whose model/ is used and where the samples are kept for the report, or a Hugging Face
     folder. Raises ModelError when the folder holds no language model, or a prompt does not fit it.
     """
+    from lumbre import products
+
     run = place if (place / "model" / "config.json").is_file() else None
     folder = place / "model" if run else place
     if not (folder / "config.json").is_file():
         raise ModelError(f"{place}: is neither a finished run nor a model folder; it has no config.json")
-    samples = said(folder, prompts, sampling, Console(highlight=False))
+    with products.fastest():
+        samples = said(folder, prompts, sampling, Console(highlight=False))
     if run is not None:
         write_json(run / SAMPLES_FILE, samples)
     return [one["text"].removeprefix("\n") for one in samples]

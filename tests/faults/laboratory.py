@@ -23,7 +23,9 @@ SAVE_EVERY = 3
 DISK = "64m"
 """Many times what the runs take."""
 STEPS_A_FAULT = 4
-"""So that the run is not at its end before its faults are."""
+"""Most steps that are waited for between one fault and the next."""
+ROOM = 12
+"""Steps more for each, so that the run is not at its end before its faults are: harm may take its time."""
 SUPERVISED = ("launch", "local", "processes=2", "threads_per_process=1", "restarts_without_progress=1000")
 MEASURED = ("loss", "grad_norm", "eval/loss")
 WEIGHTS = Path("model/model.safetensors")
@@ -68,7 +70,7 @@ def endure(
     `until` of the monotonic clock.
     """
     verdict, chance = Verdict(), random.Random(seed)
-    steps = STEPS_A_FAULT * count + 8
+    steps = (STEPS_A_FAULT + ROOM) * count + 8
     job = ["pretrain", config, *options, f"train.steps={steps}", f"checkpoint.every_steps={SAVE_EVERY}"]
     done = subprocess.run(
         _line(0, [*job, f"name={name}-steady"]), cwd=folder, capture_output=True, text=True, check=False
