@@ -6,7 +6,7 @@
 What is counted is the user-space instructions of training steps, of the whole process, by Valgrind's
 Callgrind: ours is what `lumbre pretrain` runs, the peer is transformers' Trainer with the same model, batch
 and text (benchmarks/speed/). A ratio is the peer's instructions a token over ours. On a busy machine a count
-stays within 0.1%, where ratios of times vary by several percent, and Valgrind 3.19 shows a program a CPU with
+stays within 0.2%, where ratios of times vary by several percent, and Valgrind 3.19 shows a program a CPU with
 AVX2, whatever the machine has beyond: the limit of 5% is far from the noise and from the 10% to be seen.
 
 Two cases are so small that hardly anything is computed: what remains is the loop, the checks, the engine,

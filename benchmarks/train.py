@@ -56,6 +56,7 @@ def main() -> None:
             texts=tuple(str(Path(text).resolve()) for text in asked.text),
             nanogpt=str(asked.nanogpt.resolve()) if asked.nanogpt else "",
             ranks=asked.ranks,
+            products=asked.products,
         )
         chosen = [one for one in asked.contenders if CONTENDERS[one].takes(shape.family, bool(asked.nanogpt))]
         with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +83,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--ranks", type=int, default=1, help="processes of our side, which share the threads")
+    parser.add_argument(
+        "--products",
+        choices=["auto", "mkl", "onednn"],
+        default="auto",
+        help="engine.float32_products of our side",
+    )
     parser.add_argument("--text", nargs="+", default=[], help="files; left out, the standard library")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--restart", action="store_true", help="a fresh process for each turn")

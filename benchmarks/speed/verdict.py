@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 LIMIT = 0.05
-"""The loss that is let pass. A count repeats to 0.1%; a loss of 10% must never pass."""
+"""The loss that is let pass. A count repeats to 0.2%; a loss of 10% must never pass."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,12 @@ from pretrain.data.shards import PreparedData
 SEEN_ROWS = 1024
 """Rows of the validation part that both are measured on."""
 SIZE = {"hidden": 384, "layers": 4, "heads": 6, "inner": 1536}
+ENCODER = {
+    "hidden_size": SIZE["hidden"],
+    "num_hidden_layers": SIZE["layers"],
+    "num_attention_heads": SIZE["heads"],
+    "max_position_embeddings": 128,
+}
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,8 @@ SETTINGS = {
         128,
         {
             "model_type": "modernbert",
-            "hidden_size": SIZE["hidden"],
-            "num_hidden_layers": SIZE["layers"],
-            "num_attention_heads": SIZE["heads"],
+            **ENCODER,
             "intermediate_size": 1024,
-            "max_position_embeddings": 128,
             "global_attn_every_n_layers": 1,
         },
         batch=16,
@@ -58,11 +61,8 @@ SETTINGS = {
         128,
         {
             "model_type": "bert",
-            "hidden_size": SIZE["hidden"],
-            "num_hidden_layers": SIZE["layers"],
-            "num_attention_heads": SIZE["heads"],
+            **ENCODER,
             "intermediate_size": SIZE["inner"],
-            "max_position_embeddings": 128,
         },
         batch=16,
         learning_rate=1e-3,
