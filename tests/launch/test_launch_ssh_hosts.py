@@ -9,12 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.places.hosts import Hosts
 from tests.launch.places.project import PATIENCE_SECONDS
 from tests.launch.places.project import project as project
 
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(900)]
 
 NASTY = 'it\'s a "run" $(touch pwned) `touch pwned`; touch pwned & #'
+
+
+def test_hosts_can_be_had_again_as_soon_as_they_are_gone(tmp_path_factory):
+    if why := Hosts.why_not():
+        pytest.skip(why)
+    for _ in range(5):
+        hosts = Hosts(tmp_path_factory.mktemp("again"), 2)
+        try:
+            hosts.up()
+            assert hosts.ssh("node2", "hostname").stdout == "node2\n"
+        finally:
+            hosts.down()
 
 
 def test_two_hosts_compute_what_one_process_does_and_nothing_is_run_by_a_shell(project):

@@ -60,7 +60,7 @@ class Hosts:
         run("ip", "address", "add", f"{NETWORK}.254/24", "dev", self._stem)
         run("ip", "link", "set", self._stem, "up")
         for name in self.names:
-            space, cable = self._space(name), f"{self._stem}{name[4:]}"
+            space, cable = self._space(name), self._cable(name)
             run("ip", "netns", "add", space)
             run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
             run("ip", "link", "set", cable, "master", self._stem, "up")
@@ -84,6 +84,8 @@ class Hosts:
             server.terminate()
             server.wait()
         for name in self.names:
+            # A deleted namespace takes its cable away some time later: the next hosts may not wait so long.
+            subprocess.run(["ip", "link", "del", self._cable(name)], check=False)
             found = subprocess.run(
                 ["ip", "netns", "pids", self._space(name)], capture_output=True, text=True, check=False
             )
@@ -113,6 +115,9 @@ class Hosts:
         """Return what runs on a host, its sshd left out."""
         found = run("ip", "netns", "pids", self._space(name)).split()
         return [int(pid) for pid in found if not _command(pid).startswith((b"sshd", b"/usr/sbin/sshd"))]
+
+    def _cable(self, name: str) -> str:
+        return f"{self._stem}{name[4:]}"
 
     def _space(self, name: str) -> str:
         return f"{self._stem}-{name}"
