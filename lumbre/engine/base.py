@@ -134,6 +134,9 @@ class EngineConfig(Choice):
     float32_products: ProductsName = "auto"
     """What multiplies float32 matrices on a CPU: auto is oneDNN on AMD's with AVX-512, which MKL leaves
     unused, and MKL elsewhere."""
+    keep_freed_memory: bool = True
+    """Whether on a CPU the process keeps what a step frees for the next one (glibc); else large blocks go
+    back to the system, which maps them page by page anew in each step."""
     sequence_parallel: PositiveInt = 1
     """Neighbouring ranks that share each row, a part of its tokens each (DeepSpeed-Ulysses). What a rank
     keeps of a row for the backward pass falls as much. It divides the model's heads and the row's tokens."""

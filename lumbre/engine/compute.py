@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lumbre import distributed, products
+from lumbre import distributed, host_memory, products
 from lumbre.engine.base import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import Transformer
@@ -20,6 +20,8 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
     Raises ConfigError for what a model of transformers does not have.
     """
     products.choose(config.float32_products)
+    if config.keep_freed_memory and distributed.device().type == "cpu":
+        host_memory.keep_freed()
     trunks = [part for part in model.modules() if isinstance(part, Transformer)]
     sequence = _sequence_parallel(config.sequence_parallel, config.tensor_parallel)
     for trunk in trunks:

@@ -25,9 +25,16 @@ def norms(gradients: Sequence[Tensor]) -> Tensor:
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Scale all gradients down together where their norm is above the limit; return it as it was."""
     parameters = list(parameters)
-    norm = torch.linalg.vector_norm(norms([one.grad for one in parameters if one.grad is not None]))
-    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return float(norm)
+    norm = float(torch.linalg.vector_norm(norms([one.grad for one in parameters if one.grad is not None])))
+    scale_down(parameters, limit, norm)
+    return norm
+
+
+def scale_down(parameters: Iterable[nn.Parameter], limit: float, norm: float) -> None:
+    """Bring gradients of such a norm to the limit where it is above that, as torch's clip_grad_norm_ does."""
+    if norm > limit:
+        gradients = [one.grad for one in parameters if one.grad is not None]
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
 
 
 def _in_rows(gradient: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbre import distributed
-from lumbre.engine.gradient import norms
+from lumbre.engine.gradient import norms, scale_down
 from lumbre.models import Transformer
 from lumbre.models.attention import Attention
 from lumbre.models.deferred import Deferred
@@ -77,9 +77,9 @@ class TensorGroup:
         for index in range(2):
             these = [one for one in parameters if one.grad is not None and is_shared(one) == bool(index)]
             squares[index] = (norms([one.grad for one in these if one.grad is not None]) ** 2).sum()
-        norm = (squares[0] + self.tensor.sum(squares[1])).sqrt()
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm.float())
-        return float(norm)
+        norm = float((squares[0] + self.tensor.sum(squares[1])).sqrt())
+        scale_down(parameters, limit, norm)
+        return norm
 
 
 def is_shared(parameter: nn.Parameter) -> bool:

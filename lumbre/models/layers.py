@@ -23,3 +23,8 @@ def build_norm(kind: NormKind, size: int, epsilon: float, bias: bool) -> nn.Modu
     if kind == "rmsnorm":
         return nn.RMSNorm(size, eps=epsilon)
     return nn.LayerNorm(size, eps=epsilon, bias=bias)
+
+
+def take(x_ND: Tensor, rows_M: Tensor) -> Tensor:
+    """Return x_MD, some rows: as a look-up in a table, whose gradient is faster than that of an index."""
+    return F.embedding(rows_M, x_ND)

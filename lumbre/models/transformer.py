@@ -13,7 +13,7 @@ from lumbre.errors import ModelError
 from lumbre.models.attention import Attention, Cache, Kernel, KernelName, Pattern, SequenceParallel, choose
 from lumbre.models.config import LayerType, TransformerConfig
 from lumbre.models.init import init_weights, scale_residual_init
-from lumbre.models.layers import build_norm
+from lumbre.models.layers import build_norm, take
 from lumbre.models.mixture import MixtureConfig, MixtureOfExperts
 from lumbre.models.mlp import Mlp
 from lumbre.models.position import Rotation
@@ -84,7 +84,7 @@ class Block(nn.Module):
         y_BTD = self.attention(
             read, view.rotation, view.kernel, cache=view.cache, layer=self.layer, rows_M=rows_M
         )
-        x_BTD = (x_BTD if rows_M is None else x_BTD.flatten(0, 1)[rows_M]) + y_BTD
+        x_BTD = (x_BTD if rows_M is None else take(x_BTD.flatten(0, 1), rows_M)) + y_BTD
         x_BTD = x_BTD if pre else self.attention_norm(x_BTD)
         if self.cross_attention is not None and self.cross_attention_norm is not None:
             assert view.memory is not None
@@ -197,7 +197,7 @@ class Transformer(nn.Module):
             rows_M = None
         x_BTD, balance = run(steps, x_BTD, self.recompute if self.training else "none")
         if rows_M is not None:
-            x_BTD = x_BTD.flatten(0, 1)[rows_M]
+            x_BTD = take(x_BTD.flatten(0, 1), rows_M)
         return Hidden(x_BTD if self.final_norm is None else self.final_norm(x_BTD), balance)
 
     @property

@@ -78,7 +78,7 @@ def _short(
     else:
         scores_BNQT = torch.bmm(q * scale, k.mT).view(B, N, Q, T) + mask
         # A row without keys, as padding is, gets zeros.
-        weights = torch._safe_softmax(scores_BNQT, -1).view(B * N, Q, T)
+        weights = torch.ops.aten._safe_softmax(scores_BNQT, -1).view(B * N, Q, T)
     return torch.bmm(weights, v).view(B, N, Q, -1)
 
 

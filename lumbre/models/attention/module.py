@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lumbre.models.attention.kernel import Kernel
-from lumbre.models.layers import NormKind, build_norm
+from lumbre.models.layers import NormKind, build_norm, take
 from lumbre.models.position import Rotation, rotate
 
 
@@ -107,7 +107,7 @@ class Attention(nn.Module):
 
     def _out(self, y_BQNH: Tensor, rows_M: Tensor | None) -> Tensor:
         heads = y_BQNH.flatten(2)
-        out: Tensor = self.output(heads if rows_M is None else heads.flatten(0, 1)[rows_M])
+        out: Tensor = self.output(heads if rows_M is None else take(heads.flatten(0, 1), rows_M))
         return out
 
 
