@@ -17,8 +17,8 @@ def faults():
 def steps(count):
     began = faults()
     for _ in range(count):
-        # More than the 32 MiB that glibc gives back whatever it has seen before, and many smaller ones.
-        whole = [torch.ones(10_000_000), *(torch.ones(1_000_000) for _ in range(40))]
+        # More than the 32 MiB that glibc gives back whatever it has seen before.
+        whole = torch.ones(10_000_000)
         del whole
     return faults() - began
 
@@ -39,4 +39,5 @@ def faults_of_twenty_steps(how: str) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
 def test_memory_that_a_step_frees_is_not_mapped_again_in_the_next() -> None:
     assert faults_of_twenty_steps("kept") < 100
-    assert faults_of_twenty_steps("given back") > 20 * 10_000
+    # However large the pages are that the system maps.
+    assert faults_of_twenty_steps("given back") > 300
