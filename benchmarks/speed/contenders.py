@@ -25,6 +25,8 @@ class Contender:
     """The module that trains it is MODULES[side]."""
     compile: bool = False
     engine: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Keys of our config by section, in place of what the setting says."""
     padded: bool = False
     """Whether each document has a row of its own."""
 
@@ -76,7 +78,7 @@ class Setting:
     def config(self, contender: Contender, folder: Path) -> dict[str, Any]:
         """Return the config of our run."""
         ranks = self.ranks if contender.side == "lumbre" else 1
-        return run_config(
+        config = run_config(
             self.shape,
             batch=self.batch // ranks,
             length=self.length,
@@ -84,6 +86,9 @@ class Setting:
             texts=list(self.texts),
             folder=str(folder),
         )
+        for section, keys in contender.sections.items():
+            config[section] = {**config[section], **keys}
+        return config
 
 
 class Session:
@@ -97,12 +102,14 @@ class Session:
         folder: Path,
         *,
         under: Sequence[str] = (),
+        contender: Contender | None = None,
     ) -> None:
         """`given` is what a peer needs to know of the data and the model; the folder has them.
 
-        `under` is a command that runs the process, such as an instrument.
+        `under` is a command that runs the process, such as an instrument; `contender` is one that the table
+        of them does not have.
         """
-        contender = CONTENDERS[name]
+        contender = contender or CONTENDERS[name]
         own = folder / name
         own.mkdir(exist_ok=True)
         self._ranks = setting.ranks if contender.side == "lumbre" else 1
