@@ -110,9 +110,7 @@ class LanguageModel(nn.Module):
             x_BTD, balance = self.trunk(*inputs, **others)
             return ModelOutput(self.head(x_BTD), x_BTD, balance=balance)
         rows_M = targets(labels)
-        every = len(rows_M) == labels.numel()
-        x, balance = self.trunk(*inputs, **others, rows_M=None if every else rows_M)
-        x_MD = x.flatten(0, 1) if every else x
+        x_MD, balance = self.trunk(*inputs, **others, rows_M=rows_M)
         return self.predict(x_MD, rows_M, labels, uniform)._replace(balance=balance)
 
     def predict(self, x_MD: Tensor, rows_M: Tensor, labels: Tensor, uniform: Tensor | None) -> ModelOutput:

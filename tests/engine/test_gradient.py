@@ -48,3 +48,12 @@ def test_small_and_large_gradients_keep_their_places() -> None:
     expected = [2.0 * one.numel() ** 0.5 for one in gradients]
     assert norms(gradients).tolist() == pytest.approx(expected, rel=1e-6)
     assert norms([]).shape == (0,)
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.9, 0.9), (1.1, 1.0)])
+def test_a_gradient_is_scaled_from_the_limit_on_and_left_below_it(share: float, left: float) -> None:
+    parameter = nn.Parameter(torch.zeros(50))
+    parameter.grad = torch.randn(50)
+    before = parameter.grad.clone()
+    clip([parameter], share * float(before.norm()))
+    torch.testing.assert_close(parameter.grad, left * before, rtol=1e-5, atol=0)

@@ -497,3 +497,12 @@ def test_kernels_agree_on_a_gpu(causal: bool, window: int | None, biased: bool, 
             assert (x[kept] - y[kept]).norm() <= bound * y[kept].norm()
         neighbours = kept & ~here
         assert torch.equal(compute(name, case, edited)[neighbours], found[0][neighbours])
+
+
+def test_attention_of_packed_short_rows_is_one_graph_where_it_is_compiled() -> None:
+    q = torch.randn(2, 8, 3, 4)
+    documents = pack([[3, 5], [8]], 8)
+    same = (documents[:, :, None] == documents[:, None])[:, None]
+    mask = torch.zeros(same.shape).masked_fill(~same, -torch.inf)
+    whole = torch.compile(attend, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(q, q, q, None, mask, False), attend(q, q, q, None, mask, False))
