@@ -52,13 +52,13 @@ guard: install
 
 slow: install
 	@echo "==> tests (the slow tier: kills, launches, the quickstart's own runs)"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --timeout=900 --durations=10
 
 disk: install
 	@[ -e /usr/include/libaio.h ] || ! command -v apt-get > /dev/null || [ "$$(id -u)" -ne 0 ] \
 		|| (apt-get update -qq && apt-get install -y -qq libaio-dev) > /dev/null || true
 	@echo "==> tests of offload to a disk (DeepSpeed's op async_io is built once, which takes minutes)"
-	LUMBRE_DISK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout=1800 tests/distributed/test_offload_disk.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m disk --timeout=1800 tests/distributed
 
 real: install
 	@echo "==> tests on published weights and vocabularies (LUMBRE_DATA adds those that need data sets)"
