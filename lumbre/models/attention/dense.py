@@ -59,8 +59,10 @@ def attend(
 def _is_short(q_BNQH: Tensor, k_BNTH: Tensor) -> bool:
     """Whether whole products are faster than SDPA's tiles, whose time on a CPU goes into many small ones."""
     longest = max(q_BNQH.shape[2], k_BNTH.shape[2])
-    on_cpu = q_BNQH.device.type == "cpu" and q_BNQH.dtype == torch.float32
-    return on_cpu and longest <= SHORT["onednn" if products.are_onednn() else "mkl"]
+    on_cpu = q_BNQH.device.type == "cpu" and q_BNQH.dtype in (torch.float32, torch.bfloat16)
+    # torch leaves products in bfloat16 to oneDNN anyway.
+    library = "onednn" if q_BNQH.dtype == torch.bfloat16 or products.are_onednn() else "mkl"
+    return on_cpu and longest <= SHORT[library]
 
 
 def _short(
