@@ -15,7 +15,7 @@ import torch.distributed
 import pretrain.run
 from benchmarks.speed.gate import Gate, Parts
 from lumbre import config as configs
-from lumbre import distributed, hardware
+from lumbre import distributed, hardware, watchdog
 from lumbre.trainer import Batch, Trainer
 from pretrain.config import PretrainConfig
 
@@ -41,6 +41,10 @@ class Gated(Trainer):
         learner.loss = parts.wrapped("forward", learner.loss)  # type: ignore[method-assign]
         engine.backward = parts.wrapped("backward", engine.backward)  # type: ignore[method-assign]
         engine.step = parts.wrapped("optimizer", engine.step)  # type: ignore[method-assign]
+        checks = [(self._health, "observe"), (watchdog, "enter")]
+        checks += [(self.watch, "take"), (self.watch, "judge")] if self.watch is not None else []
+        for place, name in checks:
+            setattr(place, name, parts.wrapped("checks", getattr(place, name)))
         make = self.batches
         self.batches = lambda start: GatedBatches(make(start), self.gate, learner.tokens)
 

@@ -9,8 +9,8 @@ from benchmarks.speed.contenders import CONTENDERS
 
 Answer = Mapping[str, Any]
 """What a gate measured in one round."""
-PARTS = ("data", "forward", "backward", "optimizer", "communication")
-REST = "checks, loop"
+PARTS = ("data", "forward", "backward", "optimizer", "communication", "checks")
+REST = "loop"
 
 
 @dataclass(frozen=True)

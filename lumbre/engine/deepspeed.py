@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from lumbre import distributed
-from lumbre.engine import flat, optimizer_swap, raw
+from lumbre.engine import flat, optimizer_swap, raw, reduction
 from lumbre.engine.base import (
     EngineConfig,
     Fragment,
@@ -90,6 +90,9 @@ class DeepSpeedConfig(EngineConfig):
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31 - 1,
         }
+        if self.zero_stage != 3:
+            # The loss is each rank's part of the sum.
+            config["gradient_allreduce_op"] = "sum"
         if mixed and self.zero_stage:
             config["bf16"] = {"enabled": True}
             # Sums over micro batches and ranks stay float32, so that the layout does not show in them.
@@ -141,7 +144,10 @@ class DeepSpeedEngine:
         ranks = torch.distributed.get_world_size()
         path = str(self._swap.path) if self._swap is not None else ""
         largest = max(-(-one.numel() // ranks) for one in model.parameters())
-        keys = raw.merged(raw.merged(ours, config.offload.tuning(path, largest)), config.deepspeed)
+        keys = raw.merged(ours, config.offload.tuning(path, largest))
+        if self._stage in (1, 2):
+            keys = raw.merged(keys, reduction.tuning(model, self.device))
+        keys = raw.merged(keys, config.deepspeed)
         on_disk = config.offload.parameters == "disk"
         if on_disk or (weights is not None and self._stage == 3):
             from lumbre.engine.partition import partition
@@ -156,6 +162,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
             mpu=self._tensor,
         )
+        if self._stage in (1, 2):
+            reduction.scale_when_clipped(self._optimizer)
         if config.offload.optimizer == "disk":
             optimizer_swap.align(self._optimizer.optimizer_swapper)
         self._world = assert_layout(
@@ -186,9 +194,8 @@ class DeepSpeedEngine:
         return nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient; DeepSpeed takes the mean over ranks, so the loss is scaled to give the sum."""
-        copies = self._world.size if self._tensor is None else self._tensor.copies.count
-        self._engine.backward(loss * copies, scale_wrt_gas=False)
+        """Add the gradient; stage 3 takes the mean over ranks, so the loss is scaled to give the sum."""
+        self._engine.backward(loss * self._world.size if self._stage == 3 else loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear; return the global norm. Nothing is updated where that is not finite.

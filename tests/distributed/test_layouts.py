@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lumbre.checkpoint import Reader
 
@@ -41,7 +42,7 @@ TWO_RANKS = [
         "model": "electra",
         **LAYOUTS["zero3"],
     },
-    *({"id": f"{name}-2", **layout} for name, layout in LAYOUTS.items()),
+    *({"id": f"{name}-2", "exports": True, **layout} for name, layout in LAYOUTS.items()),
     *(
         {"id": f"{name}-2-resumed", "from": [f"{name}-2", SAVED], **layout}
         for name, layout in LAYOUTS.items()
@@ -168,6 +169,19 @@ def test_resume_on_another_layout_is_the_same_run(results: "Results", case: str)
 def test_bfloat16_follows_float32(results: "Results", name: str) -> None:
     """Rounding shows in the third digit and no other path is taken (stage 0 of DeepSpeed would)."""
     assert results.difference(f"{name}-2-bfloat16", "accelerate-1") < 2e-2
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_export_that_fails_is_told_where_it_is_written_and_the_next_goes_well(
+    results: "Results", name: str
+) -> None:
+    """The other ranks give what they have in any case: none waits for one that has left."""
+    main, other = results[f"{name}-2"]["told"]
+    assert "file" in main
+    assert other is None
+    written = load_file(results.folder / f"{name}-2" / "model" / "model.safetensors")
+    trained = torch.load(results.folder / f"{name}-2.pt", weights_only=True)
+    assert torch.equal(written["trunk.embedding.weight"], trained["trunk.embedding.weight"])
 
 
 def test_the_engine_and_world_asked_for_run(results: "Results") -> None:

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.disk,
     pytest.mark.skipif(
         not BUILT.exists() and not LIBAIO.exists(),
-        reason="DeepSpeed's op async_io is not built, and needs libaio-dev for that, which `make disk` installs",
+        reason="DeepSpeed's op async_io is not built, and `make disk` installs what it is built of",
     ),
 ]
 

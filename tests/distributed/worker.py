@@ -6,8 +6,9 @@ target counts, the same global batches on any layout. A case may start from a ch
 `"from": [RUN, STEP]`, on an engine that has trained before, `"used": true`, train some weights alone,
 `"method": CONFIG`, and lower blocks slower, `"layer_decay": FACTOR`, or by another optimizer,
 `"optimizer": KEYS`. The loss of some samples may be NaN, `"spoiled": [SAMPLE, ...]`, which
-`"non_finite": CONFIG` deals with, `"save_every": N` saves more often, and `"left_out": [STEP, ...]` has a
-watch leave a batch out of steps, which are done again with the usual one.
+`"non_finite": CONFIG` deals with, `"save_every": N` saves more often, `"left_out": [STEP, ...]` has a
+watch leave a batch out of steps, which are done again with the usual one, and with `"exports": true` the
+weights are exported in the end, first to where rank 0 cannot write.
 Rank 0 writes
 FOLDER/results-WORLD.json, for each case its losses and gradient norms from the step that it started at, what
 it ran on and whether what was frozen has stayed, and FOLDER/ID.pt, the final weights of what trained.
@@ -31,6 +32,7 @@ from finetune.methods import MethodConfig
 from lumbre import distributed
 from lumbre.checkpoint import CheckpointConfig, Checkpoints
 from lumbre.engine import AccelerateConfig, DeepSpeedConfig, Engine, EngineConfig
+from lumbre.errors import LumbreError
 from lumbre.hardware import Peak
 from lumbre.models import TransformerConfig
 from lumbre.models.deferred import deferring
@@ -39,6 +41,7 @@ from lumbre.tokenizer import WordPieceConfig
 from lumbre.tracking import Row, Trackers, event
 from lumbre.trainer import Batch, LossOutput, NonFiniteConfig, Term, TrainConfig, Trainer
 from pretrain.data.parts import part
+from pretrain.export import export_weights
 from pretrain.objectives import NextSentenceConfig, Objective, ObjectiveConfig, ReplacedTokenConfig
 from pretrain.objectives.clm import Clm
 
@@ -244,6 +247,20 @@ def whole(parameter: Any) -> torch.Tensor:
         return parameter.detach().clone()
 
 
+def exported(engine: Engine, learner: Objective, shape: TransformerConfig, folder: Path) -> list[str | None]:
+    """Return what each rank is told by an export to below a file, after which one to a folder goes well."""
+    tokenizer = WordPieceConfig(vocab_size=512).build(["some words"])
+    told = None
+    if distributed.world().is_main:
+        (folder / "file").write_text("")
+    try:
+        export_weights(engine, learner, shape, tokenizer, folder / "file" / "model")
+    except (LumbreError, OSError) as error:
+        told = str(error)
+    export_weights(engine, learner, shape, tokenizer, folder / "model")
+    return distributed.gather_objects(told)
+
+
 def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     """Train one case; return what it came to."""
     torch.manual_seed(SEED)
@@ -307,6 +324,8 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
     torch._dynamo.reset()
     graphs = counters["stats"]["unique_graphs"]
     trainer.fit()
+    shape = TransformerConfig.model_validate(keys)
+    told = exported(engine, learner, shape, folder / str(case["id"])) if case.get("exports") else []
     weights = engine.state_dict() or {}
     disk = getattr(engine, "_swap", None)
     if world.is_main:
@@ -318,6 +337,7 @@ def run(case: dict[str, object], folder: Path) -> dict[str, object]:
         "losses": [row["loss"] for row in steps],
         "norms": [row["grad_norm"] for row in steps],
         "events": [[row["event"], row["step"], row["message"]] for row in rows.rows if "event" in row],
+        "told": told,
         "kept": all(torch.equal(left[name].cpu(), tensor) for name, tensor in frozen.items()),
         "graphs": counters["stats"]["unique_graphs"] - graphs,
         "swapped": sorted({file.parts[-3] for file in disk.path.rglob("*.swp")}) if disk else [],

@@ -166,6 +166,42 @@ def test_long_documents_in_a_narrow_window_are_those_of_the_definition(
             assert (x - y).norm() <= 4 * torch.finfo(dtype).eps * y.norm()
 
 
+@pytest.mark.parametrize("documents", [None, pack([[60, 40], [-10, 90]], 100)], ids=["whole", "packed"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_short_rows_are_those_of_the_definition(
+    dtype: torch.dtype, causal: bool, documents: Tensor | None
+) -> None:
+    case = Case(Pattern(causal, None, documents, documents), (2, 100), (4, 2))
+    wanted = gradients(definition, case, Given(*(x.double() for x in case.draw(dtype))))
+    found = gradients(lambda case, given: compute("dense", case, given), case, case.draw(dtype))
+    for x, y in zip(found, wanted, strict=True):
+        assert x.dtype == dtype
+        assert (x - y).norm() <= 4 * torch.finfo(dtype).eps * y.norm()
+
+
+class Calls(TorchDispatchMode):
+    """Records the names of operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_short_rows_are_attended_by_whole_products_and_long_ones_in_tiles(dtype: torch.dtype) -> None:
+    for length, whole in (100, True), (600, False):
+        q = torch.randn(1, length, 2, 8).to(dtype)
+        with Calls() as calls:
+            attend(q, q, q, None, None, False)
+        assert ("bmm" in calls.names) == whole
+        assert any("scaled_dot_product" in name for name in calls.names) != whole
+
+
 every_pattern = pytest.mark.parametrize(
     ("causal", "window", "biased"),
     [(c, w, b) for c in (False, True) for w in (None, 33) for b in (False, True)],
