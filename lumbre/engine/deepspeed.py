@@ -146,7 +146,7 @@ class DeepSpeedEngine:
         largest = max(-(-one.numel() // ranks) for one in model.parameters())
         keys = raw.merged(ours, config.offload.tuning(path, largest))
         if self._stage in (1, 2):
-            keys = raw.merged(keys, reduction.tuning(model, self.device))
+            keys = raw.merged(keys, reduction.tuning(model, self.device, config.deepspeed))
         keys = raw.merged(keys, config.deepspeed)
         on_disk = config.offload.parameters == "disk"
         if on_disk or (weights is not None and self._stage == 3):

@@ -4,7 +4,7 @@ By default DeepSpeed copies a gradient into a bucket, divides it, copies the buc
 over ranks, copies it back, and scales it whether or not it is clipped. It sends no fewer bytes for that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +18,18 @@ IN_NORM = 1e-6
 """What DeepSpeed adds to a norm before it compares it with the limit."""
 
 
-def tuning(model: nn.Module, device: torch.device) -> dict[str, Any]:
-    """Return DeepSpeed's keys by which a bucket is summed where it lies, and is no larger than the model."""
+def tuning(model: nn.Module, device: torch.device, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return DeepSpeed's keys by which a bucket is summed where it lies, and is no larger than the model.
+
+    `raw` are the user's keys. Parts that they have reduced to their owners alone are no one bucket.
+    """
     elements = sum(one.numel() for one in model.parameters() if one.requires_grad)
     largest = LARGEST_ON_CPU if device.type == "cpu" else LARGEST_BUCKET
-    # The one bucket goes to all ranks either way: without `reduce_scatter` just not by way of a second one.
-    return {
-        "zero_optimization": {"reduce_scatter": False, "reduce_bucket_size": max(1, min(elements, largest))}
-    }
+    keys: dict[str, Any] = {"reduce_bucket_size": max(1, min(elements, largest))}
+    if raw.get("zero_optimization", {}).get("use_multi_rank_bucket_allreduce", True):
+        # The bucket goes to all ranks either way: without this just not by way of a second one.
+        keys["reduce_scatter"] = False
+    return {"zero_optimization": keys}
 
 
 def scale_when_clipped(optimizer: Any) -> None:

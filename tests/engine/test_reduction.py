@@ -53,6 +53,13 @@ def test_a_bucket_is_no_larger_than_what_trains() -> None:
 
 
 def bucket(model: nn.Module, device: str) -> int:
-    elements = reduction.tuning(model, torch.device(device))["zero_optimization"]["reduce_bucket_size"]
+    elements = reduction.tuning(model, torch.device(device), {})["zero_optimization"]["reduce_bucket_size"]
     assert isinstance(elements, int)
     return elements
+
+
+def test_what_the_user_has_reduced_to_owners_alone_is_not_sent_to_all() -> None:
+    model, cpu = nn.Linear(2, 2), torch.device("cpu")
+    assert reduction.tuning(model, cpu, {})["zero_optimization"]["reduce_scatter"] is False
+    owners = {"zero_optimization": {"use_multi_rank_bucket_allreduce": False}}
+    assert "reduce_scatter" not in reduction.tuning(model, cpu, owners)["zero_optimization"]
