@@ -33,7 +33,7 @@ import yaml
 
 from benchmarks.speed.report import Spread
 from benchmarks.speed.shapes import SHAPES, Shape, run_config
-from benchmarks.train import processor
+from benchmarks.train import described
 from lumbre import config as configs
 from lumbre import distributed
 from lumbre.engine import DeepSpeedConfig
@@ -65,13 +65,7 @@ def main() -> None:
         if distributed.world().is_main:
             asked.to.write_text(json.dumps(measured))
         distributed.leave(0)
-    machine = {
-        "device": processor(),
-        "ranks": asked.ranks,
-        "threads": asked.threads,
-        "torch": torch.__version__,
-        "load average": round(os.getloadavg()[0], 1),
-    }
+    machine = {"ranks": asked.ranks, **described(on_cpu=True, threads=asked.threads, precision="float32")}
     print(", ".join(f"{key} {value}" for key, value in machine.items()), "\n")
     print("| | ZeRO | whole ms | model | optimizer | communication | overhead |")
     print("|---|---|---|---|---|---|---|", flush=True)

@@ -44,6 +44,9 @@ WHOLE = (
 """Raw keys that are ours whether or not the present config sets them."""
 APART = ("expert_parallel",)
 """Raw keys by which ranks would share samples and weights in ways that data and checkpoints do not know."""
+REDUCTION = "gradient_allreduce_op"
+MEAN = ("prescale_gradients", "gradient_predivide_factor")
+"""Raw keys that say how a mean over ranks is taken: DeepSpeed passes over them where it takes the sum."""
 ZERO = "zero_optimization"
 ZERO_KEYS = (
     *("stage", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "allgather_partitions"),
@@ -79,7 +82,11 @@ CPU_ADAM = ("ratio", "super_offload", "cpuadam_cores_perc")
 
 def problems(raw: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with raw keys beside those that Lumbre sets; keys begin with the first raw one."""
-    for key in _clashes(raw, ours):
+    summed = (REDUCTION, *(MEAN if ours.get(REDUCTION) == "sum" else ()))
+    for key in summed:
+        if key in raw:
+            yield Problem(key, "gradients are summed over ranks, so that layouts agree", "delete it")
+    for key in _clashes({key: value for key, value in raw.items() if key != REDUCTION}, ours):
         owner = _owner(key)
         yield Problem(key, f"is set by {owner}", f"delete it, and set {owner} instead")
     for key in raw:

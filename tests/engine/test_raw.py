@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lumbre.engine import raw
+from lumbre.engine import DeepSpeedConfig, raw
 
 SOURCES = Path(str(find_spec("deepspeed").origin)).parent  # type: ignore[union-attr]
 """Read as text: to import it takes seconds."""
@@ -84,3 +84,11 @@ def test_the_raw_key_of_tensor_parallelism_is_ours() -> None:
 def test_what_tunes_an_offload_that_is_not_done_is_told(group: object, told: str) -> None:
     found = raw.problems({"zero_optimization": {"offload_optimizer": group}}, {})
     assert any(told in problem.fault for problem in found)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_how_a_mean_is_taken_is_refused_where_there_is_a_sum(stage: int) -> None:
+    raw = {"gradient_allreduce_op": "mean", "prescale_gradients": True, "gradient_predivide_factor": 2.0}
+    config = DeepSpeedConfig.model_validate({"zero_stage": stage, "deepspeed": raw})
+    found = [problem.key for problem in config.problems()]
+    assert found == [f"deepspeed.{key}" for key in raw][: 1 if stage == 3 else 3]
