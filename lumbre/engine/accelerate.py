@@ -71,6 +71,7 @@ class AccelerateEngine:
         self._world = assert_layout(
             self._accelerator.num_processes, engine="accelerate", built=self._model, expected=expected
         )
+        self._trained = [parameter for _, parameter in trained(self.module)]
         if self._world.size > 1:
             self._settle()
 
@@ -80,10 +81,9 @@ class AccelerateEngine:
         It would after the first step, and so sum the gradients of that step over ranks in another order
         than those of later ones: a run that goes on would not repeat one that never stopped.
         """
-        parameters = [parameter for _, parameter in trained(self.module)]
         self._model.reducer.prepare_for_backward([])
         torch.autograd.backward(
-            torch.stack([parameter.flatten()[0] for parameter in parameters]).sum().mul(0)
+            torch.stack([parameter.flatten()[0] for parameter in self._trained]).sum().mul(0)
         )
         self._optimizer.zero_grad()
 
@@ -106,7 +106,7 @@ class AccelerateEngine:
     def step(self, learning_rate: float) -> float:
         """Clip, update and clear; return the global norm. Nothing is updated where that is not finite."""
         limit = self._config.gradient_clipping or float("inf")
-        norm = clip(self.module.parameters(), limit)
+        norm = clip(self._trained, limit)
         if math.isfinite(norm):
             set_learning_rate(self._optimizer, learning_rate)
             self._optimizer.step()

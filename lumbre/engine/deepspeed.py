@@ -163,7 +163,7 @@ class DeepSpeedEngine:
             mpu=self._tensor,
         )
         if self._stage in (1, 2):
-            reduction.scale_when_clipped(self._optimizer)
+            reduction.shorten(self._optimizer)
         if config.offload.optimizer == "disk":
             optimizer_swap.align(self._optimizer.optimizer_swapper)
         self._world = assert_layout(

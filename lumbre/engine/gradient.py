@@ -13,13 +13,16 @@ LARGE = 1 << 16
 
 def norms(gradients: Sequence[Tensor]) -> Tensor:
     """Return the 2-norm of each in float64 [N]."""
-    in_rows = [one.device.type == "cpu" and one.numel() >= LARGE for one in gradients]
-    plain = [one for one, large in zip(gradients, in_rows, strict=True) if not large]
-    rest = iter(torch._foreach_norm(plain) if plain else ())
-    found = [
-        _in_rows(one) if large else next(rest).double() for one, large in zip(gradients, in_rows, strict=True)
-    ]
-    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
+    found = torch.zeros(len(gradients), dtype=torch.float64)
+    for large, dtype in ((False, None), (True, torch.float64)):
+        places = [place for place, one in enumerate(gradients) if _is_large(one) is large]
+        if places:
+            parts = [norms_of_rows(gradients[place]) for place in places]
+            some = torch.stack(torch._foreach_norm(parts, dtype=dtype)).double()
+            if len(places) == len(gradients):
+                return some
+            found[places] = some
+    return found
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
@@ -37,10 +40,17 @@ def scale_down(parameters: Iterable[nn.Parameter], limit: float, norm: float) ->
         torch._foreach_mul_(gradients, limit / (norm + 1e-6))
 
 
-def _in_rows(gradient: Tensor) -> Tensor:
+def norms_of_rows(gradient: Tensor) -> Tensor:
+    """Return what has the norm of a gradient, and is as short as can be: of a large one on a CPU rows' norms."""
+    if not _is_large(gradient):
+        return gradient
     flat = gradient.reshape(-1)
     whole = len(flat) - len(flat) % ROW
     rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
-    rest = torch.linalg.vector_norm(flat[whole:])
-    norm: Tensor = torch.linalg.vector_norm(torch.cat([rows, rest[None]]), dtype=torch.float64)
-    return norm
+    if whole == len(flat):
+        return rows
+    return torch.cat([rows, torch.linalg.vector_norm(flat[whole:])[None]])
+
+
+def _is_large(gradient: Tensor) -> bool:
+    return gradient.device.type == "cpu" and gradient.numel() >= LARGE

@@ -20,6 +20,9 @@ from lumbre.models.position import Rotation
 from lumbre.models.recompute import Recompute, Steps, run
 from lumbre.models.tensor import TensorParallel
 
+FEW = 0.9
+"""The part of the tokens up to which it pays to take some out within the last block, not after it."""
+
 
 class Hidden(NamedTuple):
     """What a trunk returns."""
@@ -169,13 +172,14 @@ class Transformer(nn.Module):
         attention_mask, position_ids, document_ids, prefix_mask = self.sequence.whole(
             attention_mask, position_ids, document_ids, prefix_mask
         )
-        key_positions = _positions(T, x_BTD.device, document_ids)
         if past and attention_mask is not None:
             key_positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        elif past or position_ids is None:
+            key_positions = _positions(T, x_BTD.device, document_ids)
+        else:
+            key_positions = position_ids
         if position_ids is None:
             position_ids = key_positions[:, past:]
-        elif not past:
-            key_positions = position_ids
         document_ids = without_padding(attention_mask, document_ids)
         x_BTD = self._embed(x_BTD, self.sequence.part(position_ids), token_type_ids)
         if prefix_mask is not None and document_ids is not None:
@@ -191,7 +195,8 @@ class Transformer(nn.Module):
             (block, (views[kind],)) for block, kind in zip(self.blocks, self.config.layers, strict=False)
         ]
         last = self.blocks[-1]
-        if rows_M is not None and isinstance(last, Block) and last.narrows:
+        few = rows_M is not None and len(rows_M) < FEW * x_BTD.shape[:2].numel()
+        if few and isinstance(last, Block) and last.narrows:
             # What the last block does after attending is seen by nobody else.
             steps[-1] = (last, (*steps[-1][1], rows_M))
             rows_M = None

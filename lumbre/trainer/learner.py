@@ -52,4 +52,4 @@ class Learner(Protocol):
 def combined(terms: Mapping[str, Term], totals: Mapping[str, float]) -> torch.Tensor:
     """Return a micro batch's part of the step's loss: each term over its own count in the whole step."""
     parts = [terms[name].sum * (terms[name].weight / max(total, 1.0)) for name, total in totals.items()]
-    return torch.stack(parts).sum()
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
