@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install quickstart test check guard slow disk real browser slurm ssh images clean
+.PHONY: install quickstart test check guard slow kernels disk real browser slurm ssh images clean
 
 install: .venv/.installed
 
@@ -53,6 +53,15 @@ guard: install
 slow: install
 	@echo "==> tests (the slow tier: kills, launches, the quickstart's own runs)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --timeout=900 --durations=10
+
+# In a folder of their own: transformers imports torchao wherever it finds it, in every process.
+.venv/kernels/.installed: .venv/.installed
+	$(BIN)/python -m pip install $(PIP_FLAGS) -q --no-deps --upgrade --target .venv/kernels liger-kernel torchao triton
+	@touch $@
+
+kernels: .venv/kernels/.installed
+	@echo "==> tests of kernels for CUDA without a GPU: torchao's emulation, Liger's by Triton's interpreter"
+	PYTHONPATH=.venv/kernels $(BIN)/python -m pytest -rs tests/engine/test_float8.py tests/engine/test_liger.py
 
 disk: install
 	@[ -e /usr/include/libaio.h ] || ! command -v apt-get > /dev/null || [ "$$(id -u)" -ne 0 ] \

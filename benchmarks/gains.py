@@ -5,7 +5,8 @@
     python -m benchmarks.gains learning DATA [--seeds 3]
 
 steps: `lumbre pretrain` with and without a key, two processes that take turns (benchmarks/speed/), tokens/s
-of documents; above 1 the key's first value is the faster. pieces: the parts that every run has, beside the
+of documents; above 1 the key's first value is the faster. engine.float8, cuda_graphs and liger are measured
+on a CUDA device, where there is one, all others on the CPU. pieces: the parts that every run has, beside the
 plain way, in one process. learning: the loss of all of validation after as many tokens as
 configs/pretrain/fast-gpt-char.yaml takes, one key changed at a time; DATA holds tinyshakespeare.
 

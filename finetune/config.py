@@ -102,6 +102,9 @@ class FinetuneConfig(RunConfig):
             fault = "matrices are shared out by our own blocks, and models of transformers have theirs"
             remedy = "use 1; engine.zero_stage=3 shares the model out over ranks too"
             yield Problem("engine.tensor_parallel", fault, remedy)
+        for key, off in self.engine.cuda_only.items():
+            fault = "is for our own blocks, and models of transformers have theirs"
+            yield Problem(f"engine.{key}", fault, f"use {off}")
         yield from self._model_problems()
         yield from self._record_problems()
         yield from self._selection_problems()

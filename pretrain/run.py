@@ -45,6 +45,7 @@ def prepare(config: PretrainConfig) -> ExitStatus:
 
 def main(config: PretrainConfig) -> ExitStatus:
     """Prepare the data, train from scratch or from where the run folder left off, and export the model."""
+    config.engine.check()
     patience = config.train.watchdog
     with watching(patience, config.folder):
         with watchdog.during("preparing data"):

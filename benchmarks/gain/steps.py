@@ -1,11 +1,12 @@
 """What keys of the config do for the time of a training step: with and without, in turn, behind the gate."""
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from benchmarks.speed.contenders import CONTENDERS, Contender, Session, Setting
@@ -24,13 +25,22 @@ class StepGain:
     with_: str
     without: str
     shapes: Sequence[str]
+    both: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Keys that both sides have, by section."""
+    cuda: bool = False
+    """Whether it is measured on a CUDA device, and left out where there is none."""
 
     def contender(self, value: str) -> Contender:
         """Return our side with such a value."""
         section, key = self.key.split(".")
-        return replace(PLAIN, sections={section: {key: yaml.safe_load(value)}})
+        own = {**self.both.get(section, {}), key: yaml.safe_load(value)}
+        return replace(PLAIN, sections={**self.both, section: own})
 
 
+HALF = {"engine": {"precision": "bfloat16"}}
+COMPILED = {"engine": {"precision": "bfloat16", "compile": True}}
+LLAMA = {"norm": "rmsnorm", "activation": "silu", "gated_mlp": True, "bias": False}
+"""What makes a GPT-2 a Llama, but for its positions."""
 GAINS = (
     StepGain("engine.keep_freed_memory", "true", "false", ("gpt-0.8m", "gpt-14m", "bert-4x256")),
     StepGain("engine.float32_products", "auto", "mkl", ("gpt-14m", "bert-4x256")),
@@ -40,6 +50,13 @@ GAINS = (
     StepGain("engine.precision", "bfloat16", "float32", ("gpt-14m",)),
     StepGain("engine.activation_checkpointing", "selective", "none", ("gpt-14m",)),
     StepGain("optimizer.type", "muon", "adamw", ("gpt-14m",)),
+    *(
+        StepGain("engine.float8", value, "none", ("gpt2-medium", "gpt-1.3b"), COMPILED, cuda=True)
+        for value in ("tensorwise", "rowwise")
+    ),
+    StepGain("engine.cuda_graphs", "true", "false", ("gpt-14m", "gpt2"), COMPILED, cuda=True),
+    StepGain("engine.liger", "true", "false", ("bert-base",), HALF, cuda=True),
+    StepGain("engine.liger", "true", "false", ("gpt2-medium",), {**HALF, "model": LLAMA}, cuda=True),
 )
 
 
@@ -73,11 +90,11 @@ def table(threads: int, rounds: int, steps: int, only: Sequence[str]) -> None:
     print("| key | value | beside | shape | tokens/s | beside | ratio | peak MiB |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for gain in GAINS:
-        if only and gain.key not in only:
+        if (only and gain.key not in only) or (gain.cuda and not torch.cuda.is_available()):
             continue
         for name in gain.shapes:
             shape = SHAPES[name]
-            setting = Setting(shape, shape.batch, shape.length, "float32", threads, True, (), "", 1)
+            setting = Setting(shape, shape.batch, shape.length, "float32", threads, not gain.cuda, (), "", 1)
             # Small models' steps are short.
             times = steps * (5 if name == "gpt-0.8m" else 1)
             found = measure(setting, gain, rounds, times, warmup=max(3, times))

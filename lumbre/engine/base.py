@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,8 +12,9 @@ from torch import nn
 
 from lumbre import products
 from lumbre.config import Choice
-from lumbre.distributed import Place, World, world
-from lumbre.errors import LayoutError, Problem
+from lumbre.distributed import Place, World, device, world
+from lumbre.engine import cuda
+from lumbre.errors import ConfigError, LayoutError, Problem
 from lumbre.models.attention import KernelName
 from lumbre.models.deferred import Deferred
 from lumbre.models.recompute import Recompute
@@ -129,6 +130,16 @@ class EngineConfig(Choice):
     """Time for memory: none; selective, all but products is computed again; or every so many blocks are."""
     compile: bool = False
     """Whether torch.compile turns each block into generated kernels."""
+    cuda_graphs: bool = False
+    """Whether on CUDA a compiled block is recorded, and started as one (compile: true). It is for small
+    models, whose kernels end before the next are started. Shapes that vary from batch to batch, as the
+    lengths of packed documents do in FlashAttention, run without."""
+    float8: Literal["none", "tensorwise", "rowwise"] = "none"
+    """What the blocks' linear maps multiply in 8 bits on CUDA (torchao; Ada, Hopper and newer; bfloat16):
+    tensorwise has one scale a tensor, so that a token's outlier rounds all others more coarsely, those of
+    other documents too; rowwise one a token. For wide models, with compile: true; MFU stays bfloat16's."""
+    liger: bool = False
+    """Whether on CUDA Liger's kernels (liger-kernel) compute RMSNorm, LayerNorm with a bias, and SwiGLU."""
     attention_kernel: KernelName = "auto"
     """What computes attention; auto takes the fastest that the device and the batch allow."""
     float32_products: ProductsName = "auto"
@@ -170,6 +181,45 @@ class EngineConfig(Choice):
         if self.compile and self.activation_checkpointing == "selective":
             fault = "with compile: true the compiler itself chooses what it keeps and what it computes again"
             yield Problem("activation_checkpointing", fault, "use none, or 1 for every block")
+        if self.compile and self.liger:
+            fault = "with compile: true the compiler itself fuses norms and activations"
+            yield Problem("liger", fault, "use one of the two")
+        if self.float8 != "none":
+            yield from self._float8_problems()
+        if self.cuda_graphs:
+            yield from self._graph_problems()
+
+    def _float8_problems(self) -> Iterator[Problem]:
+        if self.precision != "bfloat16":
+            fault = f"products of 8 bits give bfloat16, and engine.precision is {self.precision}"
+            yield Problem("float8", fault, "use none, or engine.precision=bfloat16")
+        if self.tensor_parallel > 1:
+            fault = "maps of which ranks have a part each have products of their own"
+            yield Problem("float8", fault, "use none, or tensor_parallel: 1")
+
+    def _graph_problems(self) -> Iterator[Problem]:
+        if not self.compile:
+            fault = "graphs are recorded of what torch.compile makes of a block, and engine.compile is false"
+            yield Problem("cuda_graphs", fault, "set compile: true, or use false")
+        if self.activation_checkpointing != "none":
+            fault = "blocks that are computed again amid the backward pass have not been tried in graphs"
+            yield Problem("cuda_graphs", fault, "use false, or activation_checkpointing: none")
+        for key in self.sharing:
+            fault = f"with {key} ranks wait for each other inside of blocks: not tried in graphs"
+            yield Problem("cuda_graphs", fault, f"use false, or {key}: 1")
+
+    @property
+    def cuda_only(self) -> Mapping[str, str]:
+        """The keys that are set and that CUDA devices alone serve, each with the value that is off."""
+        off = {"cuda_graphs": "false", "float8": "none", "liger": "false"}
+        return {key: value for key, value in off.items() if getattr(self, key) not in (False, "none")}
+
+    def check(self) -> None:
+        """Raise ConfigError for what this machine lacks: a run's, where a dry run may be of another's."""
+        if asked := self.cuda_only:
+            problems = [replace(one, key=f"engine.{one.key}") for one in cuda.faults(asked, device())]
+            if problems:
+                raise ConfigError(problems)
 
     @property
     def defers(self) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lumbre import distributed, host_memory, products
+from lumbre.engine import cuda_graphs
 from lumbre.engine.base import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import Transformer
@@ -28,11 +29,21 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
         trunk.sequence = sequence
         trunk.attention_kernel = config.attention_kernel
         trunk.recompute = config.activation_checkpointing
+        if config.float8 != "none":
+            from lumbre.engine.float8 import convert
+
+            convert(trunk, config.float8)
+        if config.liger:
+            from lumbre.engine.liger import swap
+
+            swap(trunk)
         if config.compile:
             # Kinds of layers x masks x training or not: more variants than torch keeps by default.
             torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
             for block in trunk.blocks:
-                block.compile()
+                block.compile(options=cuda_graphs.OPTIONS if config.cuda_graphs else None)
+    if config.cuda_graphs:
+        cuda_graphs.mark(model, trunks)
     if not trunks:
         _set_up_foreign(model, config)
 

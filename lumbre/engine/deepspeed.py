@@ -70,6 +70,12 @@ class DeepSpeedConfig(EngineConfig):
         if self.zero_stage == 3 and self.tensor_parallel > 1:
             fault = "stage 3 shares out parameters by themselves, and tensor_parallel has shared them already"
             yield Problem("zero_stage", fault, "use 2, or tensor_parallel: 1")
+        if self.zero_stage == 3 and self.float8 != "none":
+            fault = "products of 8 bits would keep what stage 3 has gathered until the backward pass"
+            yield Problem("float8", fault, "use none, or zero_stage 2")
+        if self.zero_stage == 3 and self.cuda_graphs:
+            fault = "graphs know parameters by their place in memory, and stage 3 gathers them anew"
+            yield Problem("cuda_graphs", fault, "use false, or zero_stage 2")
         for problem in self.offload.misfits(self.zero_stage):
             yield replace(problem, key=f"offload.{problem.key}")
         ours = self.json_config(micro_batch_size=1, gradient_clipping=1.0)

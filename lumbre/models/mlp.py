@@ -1,6 +1,6 @@
 """The MLP of a block: two linear maps around an activation; gated (Shazeer, 2020, arXiv:2002.05202), three.
 
-Shapes: B batch, T time, D hidden, I intermediate.
+Shapes: B batch, T time, D hidden, I intermediate, F what `up` gives: I, or 2I where it is gated.
 """
 
 from typing import Literal
@@ -36,11 +36,12 @@ class Mlp(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map x_BTD to y_BTD."""
-        inner_BTI: Tensor = self.up(x_BTD)
-        if self.gated:
-            gate_BTI, value_BTI = inner_BTI.chunk(2, dim=-1)
-            inner_BTI = self.activation(gate_BTI) * value_BTI
-        else:
-            inner_BTI = self.activation(inner_BTI)
-        y_BTD: Tensor = self.down(inner_BTI)
+        y_BTD: Tensor = self.down(self.activated(self.up(x_BTD)))
         return y_BTD
+
+    def activated(self, inner_BTF: Tensor) -> Tensor:
+        """Return the activation of inner_BTF, of the gate times the value where it is both: inner_BTI."""
+        if not self.gated:
+            return self.activation(inner_BTF)
+        gate_BTI, value_BTI = inner_BTF.chunk(2, dim=-1)
+        return self.activation(gate_BTI) * value_BTI

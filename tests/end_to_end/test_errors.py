@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 if TYPE_CHECKING:
     from .conftest import Project
@@ -140,6 +141,19 @@ def test_errors_come_before_anything_heavy_is_imported(
     )
     imported = eval(done.stderr.splitlines()[-1])
     assert set(imported) <= set(allowed)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_key_for_cuda_is_refused_before_data_is_prepared_and_a_dry_run_takes_it(project: "Project") -> None:
+    """A dry run may be of a run on another machine."""
+    key = "engine.cuda_graphs=true"
+    words = ["pretrain", "run.yaml", "name=graphs", "data.folder=shards", key, "engine.compile=true"]
+    assert project.lumbre(*words, "--dry-run").returncode == 0
+    said = refused(project, *words)
+    assert (
+        "engine.cuda_graphs: needs a CUDA device, and the run is on cpu; use false, or a machine wi" in said
+    )
+    assert not (project.folder / "shards").exists()
 
 
 def test_a_bad_command_line_is_explained(project: "Project") -> None:

@@ -187,6 +187,10 @@ def test_what_a_run_reads_is_part_of_its_identity(
         ),
         (["grid={train.steps: []}"], "grid.train.steps: has no value; give a list of values"),
         (["selection.min_gain=0.1"], "selection.min_gain: nothing is chosen by it"),
+        (
+            ["engine.liger=true"],
+            "engine.liger: is for our own blocks, and models of transformers have theirs",
+        ),
         (["method.type=qlora", "compare_with_scratch=true"], "method.type: qlora trains beside weights of 4"),
         (
             ["method.type=qlora", "engine.type=deepspeed", "engine.zero_stage=3"],
