@@ -151,20 +151,21 @@ class Session:
         """Of the process, or of that which starts the ranks."""
         return self._process.pid
 
-    def run(self, steps: int, *, parts: bool = False, products: bool = True) -> dict[str, Any]:
+    def run(
+        self, steps: int, *, parts: bool = False, products: bool = True, profile: bool = False
+    ) -> dict[str, Any]:
         """Do so many steps; return what the gate measured, all ranks' tokens together.
 
-        Without `products` no matrix product is timed before each step.
-
+        Without `products` no matrix product is timed before each step; with `profile` torch's profiler
+        watches each step.
 
         Raises RuntimeError with the end of its log where the process has died.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(
-                json.dumps({"steps": steps, "parts": parts, "products": products}) + "\n"
-            )
+            command = {"steps": steps, "parts": parts, "products": products, "profile": profile}
+            self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
             while line and not line.startswith(MARK):

@@ -7,10 +7,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from benchmarks.speed.operators import Profiler
 from lumbre import distributed, products
 from lumbre.hardware import peak_memory_bytes, synchronize
 
@@ -80,8 +82,8 @@ class Parts:
 class Gate:
     """Stands between the steps of a loop, and ends the process when it is told to.
 
-    A command is a line on stdin, {"steps": n, "parts": false, "products": true}; the answer is a line
-    on what stdout was. What else the process prints goes to stderr.
+    A command is a line on stdin, {"steps": n, "parts": false, "products": true, "profile": false}; the answer
+    is a line on what stdout was. What else the process prints goes to stderr.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -91,6 +93,7 @@ class Gate:
         self._device = device
         self._products = Products(device, dtype)
         self.parts = Parts(device)
+        self._profiler = Profiler(device)
         self._left = 0
         self._has_products = True
         self._began: float | None = None
@@ -106,6 +109,7 @@ class Gate:
         if self._began is not None:
             synchronize(self._device)
             self._seconds.append(time.perf_counter() - self._began)
+            self._profiler.end()
             self._of_steps.append(self._tokens)
             self._left -= 1
             if not self._left:
@@ -115,6 +119,7 @@ class Gate:
         if self._has_products:
             self._rates.append(self._products.measure())
         self._tokens = 0
+        self._profiler.begin()
         self._began = time.perf_counter()
 
     def _listen(self) -> None:
@@ -124,6 +129,7 @@ class Gate:
         command = json.loads(line)
         self._left, self.parts.is_on = command["steps"], command["parts"]
         self._has_products = command.get("products", True)
+        self._profiler.is_on = command.get("profile", False)
 
     def _answer(self) -> None:
         answer = {
@@ -132,6 +138,9 @@ class Gate:
             "products": self._rates,
             "parts": {name: seconds / len(self._seconds) for name, seconds in self.parts.seconds.items()},
             "peak_memory": peak_memory_bytes(self._device),
+            "operators": [
+                {name: asdict(one) for name, one in step.items()} for step in self._profiler.of_steps
+            ],
         }
         if distributed.world().is_main:
             self._answers.write(MARK + json.dumps(answer) + "\n")
@@ -144,3 +153,4 @@ class Gate:
         self._of_steps: list[int] = []
         self._rates: list[float] = []
         self.parts.seconds.clear()
+        self._profiler.of_steps.clear()
