@@ -8,7 +8,7 @@ from torch import Tensor, nn
 ROW = 1024
 """Elements whose squares are summed in one go: torch's own sum on a CPU loses four digits over millions."""
 LARGE = 1 << 16
-"""Elements of a gradient from which on that shows; what is smaller takes one call together."""
+"""Elements of a gradient up to which that does not show, and all such take one call together."""
 
 
 def norms(gradients: Sequence[Tensor]) -> Tensor:
@@ -41,7 +41,7 @@ def scale_down(parameters: Iterable[nn.Parameter], limit: float, norm: float) ->
 
 
 def norms_of_rows(gradient: Tensor) -> Tensor:
-    """Return what has the norm of a gradient, and is as short as can be: of a large one on a CPU rows' norms."""
+    """Return what has the norm of a gradient: of a large one on a CPU the norms of its rows."""
     if not _is_large(gradient):
         return gradient
     flat = gradient.reshape(-1)
@@ -53,4 +53,4 @@ def norms_of_rows(gradient: Tensor) -> Tensor:
 
 
 def _is_large(gradient: Tensor) -> bool:
-    return gradient.device.type == "cpu" and gradient.numel() >= LARGE
+    return gradient.device.type == "cpu" and gradient.numel() > LARGE

@@ -53,7 +53,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         x_MD, weight_VD = x_MD.to(dtype), weight_VD.to(dtype)
 
         grad_x_MD = torch.empty_like(x_MD) if needs_x else None
-        grad_weight_VD = x_MD.new_zeros(V, D, dtype=exact) if needs_weight else None
+        # The first rows write it; without any it is zero.
+        new = x_MD.new_empty if M else x_MD.new_zeros
+        grad_weight_VD = new(V, D, dtype=exact) if needs_weight else None
         grad_bias_V = x_MD.new_zeros(V, dtype=exact) if needs_bias else None
         losses_M1 = x_MD.new_empty(M, 1, dtype=exact)
 
@@ -79,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_x_MD is not None:
                 torch.mm(slope_CV, weight_VD, out=grad_x_MD[rows])
             if grad_weight_VD is not None:
-                _add_product(grad_weight_VD, slope_CV, x_CD, max(1, logits_at_once // D))
+                _add_product(grad_weight_VD, slope_CV, x_CD, max(1, logits_at_once // D), first=not start)
 
         grad_x_MD = None if grad_x_MD is None else grad_x_MD.to(x_dtype)
         ctx.save_for_backward(grad_x_MD, grad_weight_VD, grad_bias_V)
@@ -107,11 +109,17 @@ def _even_rows(rows: int, at_most: int) -> int:
     return math.ceil(rows / math.ceil(rows / at_most)) if rows else 1
 
 
-def _add_product(total_VD: Tensor, slope_CV: Tensor, x_CD: Tensor, R: int) -> None:
-    """Add slope^T x to `total_VD`; where that is wider than the product, R words at a time."""
+def _add_product(total_VD: Tensor, slope_CV: Tensor, x_CD: Tensor, R: int, *, first: bool) -> None:
+    """Add slope^T x to `total_VD`, or write the first there; where that is wider, R words at a time."""
     if total_VD.dtype == x_CD.dtype:
-        # Not addmm_, which FlopCounterMode does not count.
-        torch.addmm(total_VD, slope_CV.T, x_CD, out=total_VD)
+        if first:
+            torch.mm(slope_CV.T, x_CD, out=total_VD)
+        else:
+            # Not addmm_, which FlopCounterMode does not count.
+            torch.addmm(total_VD, slope_CV.T, x_CD, out=total_VD)
         return
     for total_RD, slope_CR in zip(torch.split(total_VD, R), torch.split(slope_CV, R, dim=1), strict=True):
-        total_RD += slope_CR.T @ x_CD
+        if first:
+            total_RD.copy_(slope_CR.T @ x_CD)
+        else:
+            total_RD += slope_CR.T @ x_CD

@@ -6,6 +6,7 @@ documents begins, and at the end the number of its tokens. A document lies in on
 
 import hashlib
 import json
+from bisect import bisect_left, bisect_right
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -72,6 +73,8 @@ class Documents:
         self._dtype = dtype
         self._tokens_before = np.cumsum([0, *(shard.tokens for shard in shards)])
         self._documents_before = np.cumsum([0, *(shard.documents for shard in shards)])
+        self._bounds: list[int] = self._tokens_before.tolist()
+        """The same as numbers, in which Python finds one faster than numpy."""
         self._open = lru_cache(maxsize=OPEN_SHARDS)(self._map)
 
     @property
@@ -86,19 +89,20 @@ class Documents:
         """Return the tokens [start, stop) of the stream as int64."""
         out = np.empty(stop - start, dtype=np.int64)
         for shard, first, last in self._overlaps(start, stop):
-            base = int(self._tokens_before[shard])
+            base = self._bounds[shard]
             out[first - start : last - start] = self._open(shard)[0][first - base : last - base]
         return out
 
     def document_starts(self, start: int, stop: int) -> np.ndarray:
         """Return where in the stream documents begin, of those that begin in [start, stop), as int64."""
-        found = [np.empty(0, dtype=np.int64)]
+        found = []
         for shard, first, last in self._overlaps(start, stop):
-            base = int(self._tokens_before[shard])
+            base = self._bounds[shard]
             offsets = self._open(shard)[1][:-1]
-            low, high = np.searchsorted(offsets, [first - base, last - base])
-            found.append(offsets[low:high] + base)
-        return np.concatenate(found)
+            low, high = offsets.searchsorted(first - base), offsets.searchsorted(last - base)
+            if low < high:
+                found.append(offsets[low:high] + base)
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
     def document(self, index: int) -> tuple[int, int]:
         """Return where a document begins and ends in the stream."""
@@ -131,18 +135,17 @@ class Documents:
         return np.concatenate([np.empty(0, dtype=np.int64), *counts])
 
     def _overlaps(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        first = int(np.searchsorted(self._tokens_before, start, side="right")) - 1
-        last = int(np.searchsorted(self._tokens_before, stop, side="left"))
-        before = self._tokens_before
+        bounds = self._bounds
+        first, last = bisect_right(bounds, start) - 1, bisect_left(bounds, stop)
         return [
-            (shard, max(start, int(before[shard])), min(stop, int(before[shard + 1])))
-            for shard in range(first, last)
+            (shard, max(start, bounds[shard]), min(stop, bounds[shard + 1])) for shard in range(first, last)
         ]
 
     def _map(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         shard = self._shards[index]
         tokens = np.memmap(self.folder / f"{shard.name}.tokens", dtype=self._dtype, mode="r")
-        return tokens, np.fromfile(self.folder / f"{shard.name}.offsets", dtype="<i8")
+        # A plain array over the same memory is cut in a third of the time.
+        return tokens.view(np.ndarray), np.fromfile(self.folder / f"{shard.name}.offsets", dtype="<i8")
 
 
 class PreparedData:

@@ -190,7 +190,8 @@ def test_no_tensor_is_as_large_as_the_full_logits(mode: str) -> None:
         full(*case).backward()
     assert theirs.largest == M * V
     assert ours.largest == V * D
-    assert max(shape.numel() for name, shape, _ in ours.returned if name == "mm") <= 5 * V
+    products = [shape for name, shape, _ in ours.returned if name == "mm"]
+    assert max(shape.numel() for shape in products if shape != (V, D)) <= 5 * V
 
 
 def test_the_largest_tensor_at_real_sizes_is_the_weights_gradient() -> None:

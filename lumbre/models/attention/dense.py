@@ -3,6 +3,7 @@
 Shapes: B batch, Q queries, T keys, N heads, K key/value heads, H head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +23,13 @@ class Dense:
 
     mask_BNQT: Tensor | None
     causal: bool
+    empty: bool = False
+    """Whether a query may see no key."""
 
     def __call__(self, q_BQNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, scale: float | None) -> Tensor:
         """Return y_BQNH."""
         k_BTNH, v_BTNH = repeat(k_BTKH, q_BQNH.shape[2]), repeat(v_BTKH, q_BQNH.shape[2])
-        return attend(q_BQNH, k_BTNH, v_BTNH, scale, self.mask_BNQT, self.causal)
+        return attend(q_BQNH, k_BTNH, v_BTNH, scale, self.mask_BNQT, self.causal, empty=self.empty)
 
 
 def dense(pattern: Pattern, x_BQD: Tensor, keys: int) -> Dense:
@@ -39,17 +42,29 @@ def dense(pattern: Pattern, x_BQD: Tensor, keys: int) -> Dense:
             return Dense(None, causal=True)
     allowed = pattern.allowed(queries, keys, x_BQD.device)
     scores = x_BQD.new_zeros(()) if pattern.bias_BNQT is None else pattern.bias_BNQT.type_as(x_BQD)
-    return Dense(scores if allowed is None else torch.where(allowed, scores, -torch.inf), causal=False)
+    mask = scores if allowed is None else torch.where(allowed, scores, -torch.inf)
+    return Dense(mask, causal=False, empty=not pattern.itself)
 
 
 def attend(
-    q_BQNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, scale: float | None, mask: Tensor | None, causal: bool
+    q_BQNH: Tensor,
+    k_BTNH: Tensor,
+    v_BTNH: Tensor,
+    scale: float | None,
+    mask: Tensor | None,
+    causal: bool,
+    *,
+    empty: bool = True,
 ) -> Tensor:
-    """Return y_BQNH; the mask [B or 1, N or 1, Q, T] is added to the scores."""
+    """Return y_BQNH; the mask [B or 1, N or 1, Q, T] is added to the scores.
+
+    A query that sees no key gets zeros; where none is such, not `empty`, that is not looked for.
+    """
     q_BNQH, k_BNTH, v_BNTH = (x.transpose(1, 2) for x in (q_BQNH, k_BTNH, v_BTNH))
     mask = None if mask is None else mask.type_as(q_BNQH)
     if _is_short(q_BNQH, k_BNTH):
-        return _short(q_BNQH, k_BNTH, v_BNTH, scale, mask, causal).transpose(1, 2)
+        softmax = torch.ops.aten._safe_softmax if empty else torch.softmax
+        return _short(q_BNQH, k_BNTH, v_BNTH, scale, mask, causal, softmax).transpose(1, 2)
     y_BNQH = F.scaled_dot_product_attention(
         q_BNQH, k_BNTH, v_BNTH, attn_mask=mask, is_causal=causal and mask is None, scale=scale
     )
@@ -66,7 +81,13 @@ def _is_short(q_BNQH: Tensor, k_BNTH: Tensor) -> bool:
 
 
 def _short(
-    q_BNQH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor, scale: float | None, mask: Tensor | None, causal: bool
+    q_BNQH: Tensor,
+    k_BNTH: Tensor,
+    v_BNTH: Tensor,
+    scale: float | None,
+    mask: Tensor | None,
+    causal: bool,
+    softmax: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
     """Return y_BNQH, all scores at once; values may have another width."""
     B, N, Q, H = q_BNQH.shape
@@ -79,8 +100,7 @@ def _short(
         weights = torch.baddbmm(added, q, k.mT, alpha=scale).softmax(-1)
     else:
         scores_BNQT = torch.bmm(q * scale, k.mT).view(B, N, Q, T) + mask
-        # A row without keys, as padding is, gets zeros.
-        weights = torch.ops.aten._safe_softmax(scores_BNQT, -1).view(B * N, Q, T)
+        weights = softmax(scores_BNQT, -1).view(B * N, Q, T)
     return torch.bmm(weights, v).view(B, N, Q, -1)
 
 

@@ -67,7 +67,8 @@ class Segments:
         else:
             q = _blocks(q_LNH, segment.block)
             k, v = (_beside(x_LNH, segment.block, self.causal) for x_LNH in (k_LNH, v_LNH))
-        return attend(q, k, v, scale, segment.mask, self.causal).flatten(0, 1)[: len(q_LNH)]
+        y = attend(q, k, v, scale, segment.mask, self.causal, empty=False)
+        return y.flatten(0, 1)[: len(q_LNH)]
 
 
 def segments(pattern: Pattern, runs: Sequence[Run], x_BQD: Tensor) -> Segments:

@@ -48,6 +48,9 @@ class PackingConfig(Choice):
 def filled(tokens: np.ndarray, starts: np.ndarray, length: int, pad_id: int) -> Row:
     """Return the row of these tokens, in which documents begin at 0 and at `starts`, padded to `length`."""
     used = len(tokens)
+    if used == length and not len(starts):
+        positions_T, documents_T = np.arange(length), np.ones(length, dtype=np.int32)
+        return {"input_ids": tokens, "position_ids": positions_T, "document_ids": documents_T}
     bounds = np.concatenate([[0], starts, [used]])
     sizes = np.diff(bounds)
     input_ids_T = np.full(length, pad_id, dtype=np.int64)
