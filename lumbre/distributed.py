@@ -4,7 +4,9 @@ Nothing here imports torch at module level, so that configs can be checked witho
 """
 
 import gc
+import hashlib
 import os
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -183,6 +185,12 @@ def from_main(value: Any) -> Any:
     with watchdog.collective("broadcast from rank 0"):
         torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def word(seed: int, *counter: int) -> int:
+    """Return a number below 2**63 that is a pure function of (seed, counter): a hash, where one will do."""
+    name = struct.pack(f"<{1 + len(counter)}Q", seed, *counter)
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1
 
 
 def random(seed: int, *counter: int) -> np.random.Generator:

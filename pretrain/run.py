@@ -1,7 +1,8 @@
 """Pretraining, top to bottom: prepare the data, train or resume, export."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def pretrain(config: PretrainConfig, sets: Sets, folder: Path) -> tuple[ExitStat
         identity=partial(identity, config, shape, sets),
         trackers=partial(_trackers, config, folder, sets, steps),
         samples=lambda step: plan.step(step).first,
-        flops=partial(flops_of_step, shape, objective, plan),
+        flops=flops_by_step(shape, objective, plan),
         peak=hardware.peak(engine.device, config.engine.precision),
         probes=[probes, *looks],
         watch=Suspects(stream, quarantine, list(sets), active=config.train.spikes == "quarantine"),
@@ -154,10 +155,15 @@ def start(
         say(f"{config.model.path}: {listed}: left out, pretraining here has no dropout")
 
 
-def flops_of_step(shape: TransformerConfig, objective: Objective, plan: Plan, step: int) -> float:
+def flops_by_step(shape: TransformerConfig, objective: Objective, plan: Plan) -> Callable[[int], float]:
     """Return the training FLOPs of step 1, 2, ... by formula."""
-    stage = plan.stage_of_step(step - 1)
-    return stage.global_batch_size * objective.flops(shape, stage.seq_length)
+    of_sample = cache(partial(objective.flops, shape))
+
+    def of_step(step: int) -> float:
+        stage = plan.stage_of_step(step - 1)
+        return stage.global_batch_size * of_sample(stage.seq_length)
+
+    return of_step
 
 
 def identity(config: PretrainConfig, model: TransformerConfig, sets: Sets, steps_done: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def norms_of_rows(gradient: Tensor) -> Tensor:
         return gradient
     flat = gradient.reshape(-1)
     whole = len(flat) - len(flat) % ROW
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
+    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
     if whole == len(flat):
         return rows
     return torch.cat([rows, torch.linalg.vector_norm(flat[whole:])[None]])

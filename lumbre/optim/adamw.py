@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat
 from torch import nn
 
 from lumbre.optim.base import NOT_FUSED, Fused, OptimizerConfig
+from lumbre.optim.pieces import with_gradient
 
 
 class AdamWConfig(OptimizerConfig):
@@ -29,10 +30,43 @@ class AdamWConfig(OptimizerConfig):
         self, parameters: Iterable[tuple[str, nn.Parameter]], fused: Fused = NOT_FUSED
     ) -> torch.optim.AdamW:
         """Return torch.optim.AdamW with decay on matrices only."""
-        return torch.optim.AdamW(
+        return FusedAdamW(
             self.param_groups(parameters),
             lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
             eps=self.epsilon,
             fused=True,
         )
+
+
+class FusedAdamW(torch.optim.AdamW):
+    """torch's AdamW, its kernel called at once: to sort small tensors takes longer than to update them."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; torch's own step makes the state before the first."""
+        groups = [with_gradient(group) for group in self.param_groups]
+        if not all(self.state.get(one) for parameters, _ in groups for one in parameters):
+            super().step()
+            return
+        for group, (parameters, gradients) in zip(self.param_groups, groups, strict=True):
+            if not parameters:
+                continue
+            states = [self.state[one] for one in parameters]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                parameters,
+                gradients,
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )

@@ -1,6 +1,6 @@
 """What is learned, as the loop sees it: batches, loss terms, and the protocol of objectives and tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,3 +53,8 @@ def combined(terms: Mapping[str, Term], totals: Mapping[str, float]) -> torch.Te
     """Return a micro batch's part of the step's loss: each term over its own count in the whole step."""
     parts = [terms[name].sum * (terms[name].weight / max(total, 1.0)) for name, total in totals.items()]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+
+def total(parts: Sequence[torch.Tensor]) -> float:
+    """Return the sum of a term over micro batches, added up in float64."""
+    return float(parts[0] if len(parts) == 1 else torch.stack(list(parts)).double().sum())

@@ -27,7 +27,7 @@ from lumbre.tracking import Artifact, Row, Trackers, event
 from lumbre.trainer.config import TrainConfig
 from lumbre.trainer.health import Health
 from lumbre.trainer.interval import Interval
-from lumbre.trainer.learner import Batch, Learner, combined, on_device
+from lumbre.trainer.learner import Batch, Learner, combined, on_device, total
 from lumbre.trainer.non_finite import marked
 from lumbre.trainer.notes import Notes, rows
 from lumbre.trainer.parts import Batches, Evaluator, Probes, Selection, Watch
@@ -199,11 +199,11 @@ class Trainer:
 
         began = time.perf_counter()
         found: list[Row] = []
-        sums = [torch.zeros((), dtype=torch.float64) for _ in names]
+        sums: list[list[torch.Tensor]] = [[] for _ in names]
         rank = distributed.world().rank
         for index, batch in enumerate(micro_batches):
-            chance = distributed.random(self.seed, distributed.Stream.FORWARD, step, (index << 32) + rank)
-            distributed.seed_torch(int(chance.integers(2**63)), self.engine.device)
+            drawn = distributed.word(self.seed, distributed.Stream.FORWARD, step, (index << 32) + rank)
+            distributed.seed_torch(drawn, self.engine.device)
             with self.engine.accumulate(last=index == len(micro_batches) - 1):
                 watchdog.enter("running forward")
                 with self.engine.autocast():
@@ -217,7 +217,8 @@ class Trainer:
                     # The step is left out as one that is not finite is.
                     loss = loss * math.nan if found else loss
                 self.engine.backward(marked(loss))
-            sums = [old + terms[name].sum.detach().double() for old, name in zip(sums, names, strict=True)]
+            for parts, name in zip(sums, names, strict=True):
+                parts.append(terms[name].sum.detach())
         learning_rate = self.optimizer.learning_rate * self.schedule.factor(step, self.config.steps)
         watchdog.enter("updating the weights")
         norm = self.engine.step(learning_rate)
@@ -232,7 +233,7 @@ class Trainer:
         self._interval.flops += self.flops(step) if self.flops is not None else 0.0
         self._tokens += tokens
         watchdog.enter("logging")
-        over_ranks = distributed.sum_over_ranks([float(value) * sums_count for value in sums])
+        over_ranks = distributed.sum_over_ranks([total(parts) * sums_count for parts in sums])
         finding = self._health.observe(over_ranks[0] / max(totals[0], 1.0), norm)
         if finding.event:
             self._event(finding.event, step, finding.message)

@@ -102,11 +102,11 @@ class Objective(ABC):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of targets, with experts that of rows times layers, and each source's targets."""
-        targets_B = (batch["labels"] != NO_TARGET).sum(dim=1)
-        counts = {"loss": float(targets_B.sum())}
+        targets_BT = batch["labels"] != NO_TARGET
+        counts = {"loss": float(targets_BT.sum())}
         if self._balance_weight is not None:
             counts["balance"] = float(len(batch["labels"]) * self._layers)
-        return counts | self._by_source(batch, targets_B)
+        return counts | (self._by_source(batch, targets_BT.sum(dim=1)) if self.sources else {})
 
     def tokens(self, batch: Batch) -> int:
         """Return the number of tokens, padding not counted."""
