@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lumbre import distributed
 from lumbre.distributed import random
 
 word = st.integers(0, 2**64 - 1)
@@ -31,3 +32,13 @@ def test_neighbouring_samples_do_not_overlap() -> None:
 def test_more_counters_than_philox_has_words_are_refused() -> None:
     with pytest.raises(ValueError, match="at most three"):
         random(1, 2, 3, 4, 5)
+
+
+@given(seed=word, counters=st.lists(word, max_size=4), other=st.lists(word, max_size=4))
+def test_a_word_is_a_pure_function_of_seed_and_counters(
+    seed: int, counters: list[int], other: list[int]
+) -> None:
+    found = distributed.word(seed, *counters)
+    assert found == distributed.word(seed, *counters)
+    assert 0 <= found < 2**63
+    assert (found == distributed.word(seed, *other)) == (counters == other)

@@ -4,8 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lumbre.models import LanguageModel, PositionConfig, TransformerConfig
+from lumbre.models.attention import Pattern
+from lumbre.models.attention.dense import dense
 
 VOCABULARY = 61
 POSITIONS: dict[str, dict[str, Any]] = {"learned": {"max_length": 1200}}
@@ -192,3 +196,28 @@ def test_grouped_queries_are_full_heads_with_shared_keys_and_values() -> None:
     full.load_state_dict(state)
     input_ids = tokens(2, 11)
     torch.testing.assert_close(full(input_ids).logits, grouped(input_ids).logits, rtol=1e-10, atol=1e-10)
+
+
+@given(
+    causal=st.booleans(),
+    window=st.none() | st.integers(0, 5),
+    documents=st.lists(st.lists(st.integers(0, 3), min_size=7, max_size=7), min_size=1, max_size=3),
+)
+def test_a_token_that_attends_to_its_own_row_always_sees_a_key(
+    causal: bool, window: int | None, documents: list[list[int]]
+) -> None:
+    """So that the softmax need not look for rows without one; queries of another row may have none."""
+    documents_BT = torch.tensor(documents)
+    pattern = Pattern(causal, window, documents_BT, documents_BT)
+    allowed = pattern.allowed(7, 7, documents_BT.device)
+    assert allowed is None or allowed.any(-1).all()
+    assert not dense(pattern, torch.zeros(len(documents), 7, 4), 7).empty
+
+
+def test_a_query_that_sees_no_key_gets_zeros() -> None:
+    pattern = Pattern(False, None, torch.tensor([[1, 2]]), torch.tensor([[1, 1, 3]]))
+    q, k, v = (torch.randn(1, length, 2, 4) for length in (2, 3, 3))
+    y = dense(pattern, torch.zeros(1, 2, 8), 3)(q, k, v, None)
+    assert y.isfinite().all()
+    assert y[:, 0].any()
+    assert not y[:, 1].any()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from lumbre import config as configs
 from lumbre.errors import ConfigError, ModelError
-from lumbre.models import NO_TARGET, LanguageModel, ModelConfig, TransformerConfig
+from lumbre.models import NO_TARGET, LanguageModel, ModelConfig, TransformerConfig, transformer
 
 SHIPPED = sorted(Path("configs/model").glob("*.yaml"))
 
@@ -260,3 +260,25 @@ def test_models_and_hub_import_neither_transformers_nor_deepspeed() -> None:
     code = "import sys, lumbre.models, lumbre.hub\n"
     code += "sys.exit(not {'transformers', 'deepspeed'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_tokens_are_taken_out_within_the_last_block_or_after_it_and_learn_the_same(
+    causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.randint(50, (3, 20), generator=torch.Generator().manual_seed(2))
+    labels = torch.where(ids % 4 == 0, ids, NO_TARGET)
+    found = []
+    for few in (0.0, 1.1):
+        monkeypatch.setattr(transformer, "FEW", few)
+        model = model_of(causal=causal).double()
+        narrowed: list[bool] = []
+        model.trunk.blocks[-1].register_forward_hook(
+            lambda _, given, hidden, narrowed=narrowed: narrowed.append(hidden.x_BTD.dim() == 2)
+        )
+        loss = model(ids, labels=labels).loss
+        loss.backward()
+        assert narrowed == [few > 1]
+        found.append([loss.detach(), *(one.grad for one in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
