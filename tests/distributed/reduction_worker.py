@@ -22,12 +22,14 @@ WORDS, WIDTH = 700, 130
 
 
 class Model(nn.Module):
-    """A table and two maps; the loss is a sum."""
+    """A table and three maps, of which one is large too, amid small ones; the loss is a sum."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(WORDS, WIDTH)
-        self.maps = nn.Sequential(nn.Linear(WIDTH, 40), nn.GELU(), nn.Linear(40, 7))
+        self.maps = nn.Sequential(
+            nn.Linear(WIDTH, 40), nn.GELU(), nn.Linear(40, 400), nn.GELU(), nn.Linear(400, 7)
+        )
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:
         """Return the sum of squares of what the words are mapped to."""
