@@ -53,8 +53,8 @@ REMARKS = """\
 - bfloat16: Lumbre has gradients summed and sent in float32 (`grad_accum_dtype`, `communication_data_type`),
   so that the layout does not show in them: twice the paper's bytes. At stage 1 the bfloat16 gradient stays
   beside the float32 one: 6 bytes.
-- float32: from stage 1 on DeepSpeed keeps a master copy of a rank's part of the weights, though they are of
-  one width: 4 / n bytes.
+- float32: stage 3 keeps a master copy of a rank's part of the weights, though they are of one width: 4 / n
+  bytes. At stages 1 and 2 Lumbre has DeepSpeed update the model's own.
 - Stage 1 in float32 with one micro batch a step holds but a part of the gradient: it is shared out while it
   is computed. With more it is summed whole, as the formula has it.
 - Stages 1 and 2 in float32: a parameter that is cut between ranks has its gradient whole on each of them.

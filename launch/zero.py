@@ -40,14 +40,16 @@ PAPER_FLOAT32 = Widths(4, 4, 8, reduced=4)
 def deepspeed_widths(stage: Stage, precision: Literal["float32", "bfloat16"]) -> Widths:
     """Return the widths of DeepSpeed as engine.type=deepspeed sets it up, with AdamW.
 
-    Gradients are summed and sent in float32; stage 1 in bfloat16 keeps the bfloat16 ones beside. From stage 1
-    on there is a master copy, in float32 too. Stage 0 in bfloat16 is float32 under autocast.
+    Gradients are summed and sent in float32; stage 1 in bfloat16 keeps the bfloat16 ones beside. In bfloat16
+    there is a master copy from stage 1 on, in float32 at stage 3 alone. Stage 0 in bfloat16 is float32 under
+    autocast.
     """
     if not stage:
         return PAPER_FLOAT32
     parameter = 2 if precision == "bfloat16" else 4
     gradient = 4 + parameter if stage == 1 and precision == "bfloat16" else 4
-    return Widths(parameter, gradient, 8 + MASTER_COPY, reduced=4)
+    master = MASTER_COPY if precision == "bfloat16" or stage == 3 else 0
+    return Widths(parameter, gradient, 8 + master, reduced=4)
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,11 @@ class DeepSpeedEngine:
             partition(model, keys, config.dtype, on_disk=on_disk, weights=weights)
         model = model.to(self.device)
         set_up(model, config)
+        made = optimizer.build(model.named_parameters(), fused_rows(model))
+        _vouch_for(made)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=optimizer.build(model.named_parameters(), fused_rows(model)),
+            optimizer=made,
             config=keys,
             dist_init_required=False,
             mpu=self._tensor,
@@ -341,6 +343,14 @@ class DeepSpeedEngine:
         if self._stage in (1, 2):
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _vouch_for(optimizer: torch.optim.Optimizer) -> None:
+    """Tell DeepSpeed that ours are tested with ZeRO, of which it would warn the user."""
+    from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
+
+    if type(optimizer) not in ZERO_SUPPORTED_OPTIMIZERS:
+        ZERO_SUPPORTED_OPTIMIZERS.append(type(optimizer))
 
 
 def _import() -> Any:

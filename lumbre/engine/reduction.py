@@ -26,11 +26,12 @@ IN_NORM = 1e-6
 
 
 def tuning(model: nn.Module, device: torch.device, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return DeepSpeed's keys by which a bucket is summed where it lies, and is no larger than the model.
+    """Return DeepSpeed's keys by which a bucket is summed where it lies, and is no larger than what is in it.
 
     `raw` are the user's keys. Parts that they have reduced to their owners alone are no one bucket.
     """
-    elements = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    sizes = [one.numel() for one in model.parameters() if one.requires_grad]
+    elements = sum(size for size in sizes if size < LARGE * sum(sizes))
     largest = LARGEST_ON_CPU if device.type == "cpu" else LARGEST_BUCKET
     keys: dict[str, Any] = {"reduce_bucket_size": max(1, min(elements, largest))}
     if raw.get("zero_optimization", {}).get("use_multi_rank_bucket_allreduce", True):
@@ -86,8 +87,15 @@ def sum_large_in_place(optimizer: Any) -> None:
 
     def keep_small(parameter: torch.Tensor, group: int | None = None) -> None:
         # The bucket is written into again, what was in none is not.
-        if parameter.numel() < large:
-            keep(parameter, group)
+        if parameter.numel() >= large:
+            return
+        if optimizer.grads_in_partition is None:
+            # DeepSpeed would make room for the large ones too.
+            kept = (one.numel() for own in optimizer.params_in_partition for one in own)
+            room = sum(size for size in kept if size < large)
+            optimizer.grads_in_partition = parameter.new_empty(room, dtype=optimizer.dtype)
+            optimizer.grads_in_partition_offset = 0
+        keep(parameter, group)
 
     optimizer.reduce_independent_p_g_buckets_and_remove_grads = add_or_sum
     optimizer.copy_grads_in_partition = keep_small

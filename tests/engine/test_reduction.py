@@ -44,12 +44,13 @@ def test_gradients_within_the_limit_are_not_gone_over() -> None:
     assert gone_over == [1.5]
 
 
-def test_a_bucket_is_no_larger_than_what_trains() -> None:
-    model = nn.Sequential(nn.Linear(10, 5), nn.Linear(5, 2))
+def test_a_bucket_is_no_larger_than_what_trains_and_is_not_summed_by_itself() -> None:
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(20)), nn.Linear(3, 100))
     model[0].requires_grad_(False)
-    assert bucket(model, "cpu") == 12
-    assert bucket(nn.Linear(20_000, 30_000, device="meta"), "cpu") == reduction.LARGEST_ON_CPU
-    assert bucket(nn.Linear(20_000, 30_000, device="meta"), "cuda") == reduction.LARGEST_BUCKET
+    assert bucket(model, "cpu") == 19 * 12
+    many = nn.Sequential(*(nn.Linear(7_000, 7_000, device="meta") for _ in range(12)))
+    assert bucket(many, "cpu") == reduction.LARGEST_ON_CPU
+    assert bucket(many, "cuda") == reduction.LARGEST_BUCKET
 
 
 def bucket(model: nn.Module, device: str) -> int:
