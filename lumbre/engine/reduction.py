@@ -89,7 +89,8 @@ def sum_large_in_place(optimizer: Any) -> None:
         # The bucket is written into again, what was in none is not.
         if parameter.numel() >= large:
             return
-        if optimizer.grads_in_partition is None:
+        own_room = optimizer.dtype == optimizer.gradient_accumulation_dtype
+        if own_room and optimizer.grads_in_partition is None:
             # DeepSpeed would make room for the large ones too.
             kept = (one.numel() for own in optimizer.params_in_partition for one in own)
             room = sum(size for size in kept if size < large)

@@ -1,7 +1,7 @@
 """AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
 
-from collections.abc import Iterable
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -40,7 +40,7 @@ class AdamWConfig(OptimizerConfig):
 
 
 class FusedAdamW(torch.optim.AdamW):
-    """torch's AdamW, its kernel called at once: to sort small tensors takes longer than to update them."""
+    """torch's AdamW, its kernel called at once."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -50,23 +50,38 @@ class FusedAdamW(torch.optim.AdamW):
             super().step()
             return
         for group, (parameters, gradients) in zip(self.param_groups, groups, strict=True):
-            if not parameters:
-                continue
             states = [self.state[one] for one in parameters]
-            steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)
-            torch._fused_adamw_(
-                parameters,
-                gradients,
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            fused_adamw(parameters, gradients, states, group, group["betas"], group["eps"])
+
+
+def fused_adamw(
+    parameters: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    states: Sequence[Mapping[str, Any]],
+    group: Mapping[str, Any],
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """Update parameters of one group, dtype and device, and their states, by torch's fused kernel.
+
+    torch.optim's own function sorts them by dtype and device first, which of small ones takes longer.
+    """
+    if not parameters:
+        return
+    steps = [state["step"] for state in states]
+    torch._foreach_add_(steps, 1)
+    torch._fused_adamw_(
+        parameters,
+        gradients,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        steps,
+        lr=group["lr"],
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=group["weight_decay"],
+        eps=epsilon,
+        amsgrad=False,
+        maximize=False,
+    )

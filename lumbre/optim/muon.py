@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
-from torch.optim.adamw import adamw
 
 from lumbre.errors import ConfigError, Problem
+from lumbre.optim.adamw import fused_adamw
 from lumbre.optim.base import NOT_FUSED, Fused, OptimizerConfig
 from lumbre.optim.depth import BLOCK
 from lumbre.optim.newton_schulz import orthogonalize
@@ -157,19 +157,5 @@ class Muon(PiecewiseOptimizer):
         self, group: Mapping[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]
     ) -> None:
         states = [self.state_of(parameter, MOMENTS) for parameter in parameters]
-        adamw(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=True,
-            amsgrad=False,
-            beta1=self.config.beta1,
-            beta2=self.config.beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=self.config.epsilon,
-            maximize=False,
-        )
+        betas = self.config.beta1, self.config.beta2
+        fused_adamw(parameters, gradients, states, group, betas, self.config.epsilon)

@@ -38,7 +38,7 @@ class Model(nn.Module):
 
 
 def train(model: nn.Module, stage: int, clipping: float, precision: str) -> dict[str, Any]:
-    """Return weights and norms after some steps, what was summed over ranks, and whether weights are one."""
+    """Return weights and norms after some steps, what was summed and kept, and whether weights are one."""
     config = DeepSpeedConfig.model_validate({"zero_stage": stage, "precision": precision})
     engine = config.build(model, AdamWConfig(learning_rate=0.01, gradient_clipping=clipping), 4)
     summed: list[int] = []
@@ -49,6 +49,14 @@ def train(model: nn.Module, stage: int, clipping: float, precision: str) -> dict
         return all_reduce(tensor, *arguments, **keys)
 
     torch.distributed.all_reduce = recorded
+    optimizer: Any = engine._optimizer
+    keep, rooms = optimizer.copy_grads_in_partition, [0]
+
+    def kept(*arguments: Any) -> None:
+        keep(*arguments)
+        rooms.append(0 if optimizer.grads_in_partition is None else optimizer.grads_in_partition.numel())
+
+    optimizer.copy_grads_in_partition = kept
     norms = []
     for step in range(STEPS):
         for index in range(MICRO_BATCHES):
@@ -57,10 +65,10 @@ def train(model: nn.Module, stage: int, clipping: float, precision: str) -> dict
                 engine.backward(engine.forward()(torch.randint(WORDS, (4, 9), generator=chance)))
         norms.append(engine.step(0.01))
     torch.distributed.all_reduce = all_reduce
-    optimizer: Any = engine._optimizer
     pairs = zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups_flat, strict=True)
     one = [own.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr() for own, flat in pairs]
-    return {"weights": dict(engine.weights()), "norms": norms, "summed": summed, "shared": all(one)}
+    found = {"weights": dict(engine.weights()), "norms": norms, "summed": summed, "shared": all(one)}
+    return {**found, "room": max(rooms)}
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

@@ -27,6 +27,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         check=False,
     )
     assert not done.returncode, done.stderr[-4000:]
+    # DeepSpeed warns of optimizers that it does not know, and ours are tested here.
+    assert "untested optimizer" not in done.stdout + done.stderr
     found: list[dict[str, Any]] = json.loads(file.read_text())
     return found
 
@@ -46,6 +48,13 @@ def test_a_gradient_that_is_much_of_the_model_is_summed_by_itself(cases: list[di
         times = STEPS * (MICRO_BATCHES if case["stage"] == 2 else 1)
         assert case["short"]["summed"].count(WORDS * WIDTH) == times
         assert WORDS * WIDTH not in case["plain"]["summed"]
+
+
+def test_there_is_room_for_copies_of_small_gradients_alone(cases: list[dict[str, Any]]) -> None:
+    for case in cases:
+        in_float32 = case["precision"] == "float32"
+        assert (0 < case["short"]["room"] < WORDS * WIDTH) == in_float32
+        assert (case["plain"]["room"] > WORDS * WIDTH) == in_float32
 
 
 def test_float32_weights_that_a_rank_updates_are_the_models(cases: list[dict[str, Any]]) -> None:

@@ -13,8 +13,10 @@ from lumbre.distributed import Stream
 from lumbre.errors import TokenizerError
 from lumbre.models import NO_TARGET, Electra, LanguageModel, TransformerConfig
 from lumbre.tokenizer import BpeConfig, Tokenizer, WordPieceConfig
+from pretrain.data.plan import Plan, Stage, StageConfig
 from pretrain.objectives import ClmConfig, MlmConfig, ModelKind, Objective, ObjectiveConfig
 from pretrain.objectives.base import Row
+from pretrain.run import flops_by_step
 
 TEXT = ["the quick brown fox jumps over the lazy dog again and again, " * 20]
 
@@ -184,3 +186,13 @@ def test_a_tokenizer_without_a_mask_is_refused() -> None:
     tokenizer = BpeConfig(vocab_size=512).build(TEXT)
     with pytest.raises(TokenizerError, match=r"has no mask token; use tokenizer\.type=wordpiece"):
         MlmConfig().build(tokenizer, 1)
+
+
+def test_a_steps_flops_are_those_of_its_stage(tokenizer: Tokenizer) -> None:
+    keys = {"causal": True, "hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 100}
+    shape = TransformerConfig.model_validate({**keys, "position": {"type": "rotary"}})
+    objective = ClmConfig().build(tokenizer, 0)
+    later = StageConfig(after_step=3, seq_length=48, global_batch_size=6)
+    flops = flops_by_step(shape, objective, Plan.of(Stage(0, 0, 24, 4, 2, (1.0,)), [later]))
+    first, second = 4 * objective.flops(shape, 24), 6 * objective.flops(shape, 48)
+    assert [flops(step) for step in range(1, 7)] == [first] * 3 + [second] * 3

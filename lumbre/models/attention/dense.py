@@ -3,7 +3,6 @@
 Shapes: B batch, Q queries, T keys, N heads, K key/value heads, H head size.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +62,7 @@ def attend(
     q_BNQH, k_BNTH, v_BNTH = (x.transpose(1, 2) for x in (q_BQNH, k_BTNH, v_BTNH))
     mask = None if mask is None else mask.type_as(q_BNQH)
     if _is_short(q_BNQH, k_BNTH):
-        softmax = torch.ops.aten._safe_softmax if empty else torch.softmax
-        return _short(q_BNQH, k_BNTH, v_BNTH, scale, mask, causal, softmax).transpose(1, 2)
+        return _short(q_BNQH, k_BNTH, v_BNTH, scale, mask, causal, empty).transpose(1, 2)
     y_BNQH = F.scaled_dot_product_attention(
         q_BNQH, k_BNTH, v_BNTH, attn_mask=mask, is_causal=causal and mask is None, scale=scale
     )
@@ -87,7 +85,7 @@ def _short(
     scale: float | None,
     mask: Tensor | None,
     causal: bool,
-    softmax: Callable[[Tensor, int], Tensor],
+    empty: bool,
 ) -> Tensor:
     """Return y_BNQH, all scores at once; values may have another width."""
     B, N, Q, H = q_BNQH.shape
@@ -100,6 +98,7 @@ def _short(
         weights = torch.baddbmm(added, q, k.mT, alpha=scale).softmax(-1)
     else:
         scores_BNQT = torch.bmm(q * scale, k.mT).view(B, N, Q, T) + mask
+        softmax = torch.ops.aten._safe_softmax if empty else torch.softmax
         weights = softmax(scores_BNQT, -1).view(B * N, Q, T)
     return torch.bmm(weights, v).view(B, N, Q, -1)
 
