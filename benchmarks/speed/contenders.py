@@ -46,6 +46,7 @@ ZERO = {"type": "deepspeed", "zero_stage": 1}
 CONTENDERS: dict[str, Contender] = {
     "lumbre": Contender("lumbre", engine={"type": "accelerate"}),
     "lumbre-compiled": Contender("lumbre", True, {"type": "accelerate", "compile": True}),
+    "lumbre-trunk": Contender("lumbre", True, {"type": "accelerate", "compile": "trunk"}),
     "deepspeed": Contender("lumbre", engine=ZERO),
     "deepspeed-compiled": Contender("lumbre", True, {**ZERO, "compile": True}),
     "hf": Contender("hf"),

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from lumbre import distributed, host_memory, products
@@ -11,8 +10,6 @@ from lumbre.engine.base import EngineConfig
 from lumbre.errors import ConfigError, Problem
 from lumbre.models import Transformer
 from lumbre.models.attention import SequenceParallel
-
-VARIANTS = 64
 
 
 def set_up(model: nn.Module, config: EngineConfig) -> None:
@@ -38,14 +35,21 @@ def set_up(model: nn.Module, config: EngineConfig) -> None:
 
             swap(trunk)
         if config.compile:
-            # Kinds of layers x masks x training or not: more variants than torch keeps by default.
-            torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
-            for block in trunk.blocks:
-                block.compile(options=cuda_graphs.OPTIONS if config.cuda_graphs else None)
+            from lumbre.engine.compiled import compile_trunk
+
+            compile_trunk(trunk, _compiler_options(config), whole=config.compile == "trunk")
     if config.cuda_graphs:
         cuda_graphs.mark(model, trunks)
     if not trunks:
         _set_up_foreign(model, config)
+
+
+def _compiler_options(config: EngineConfig) -> dict[str, Any] | None:
+    from lumbre.engine.compiled import cpu_options
+
+    if config.cuda_graphs:
+        return cuda_graphs.OPTIONS
+    return cpu_options() if distributed.device().type == "cpu" else None
 
 
 def _sequence_parallel(ranks: int, apart: int) -> SequenceParallel:
@@ -69,4 +73,4 @@ def _set_up_foreign(model: Any, config: EngineConfig) -> None:
     if config.activation_checkpointing == 1:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if config.compile:
-        model.compile()
+        model.compile(options=_compiler_options(config))

@@ -4,6 +4,7 @@ Full recomputation is arXiv:1604.06174's; the selective form keeps the products 
 again (Korthikanti et al., 2022, arXiv:2205.05198).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -24,16 +25,20 @@ Steps = list[tuple[nn.Module, tuple[Any, ...]]]
 """Each block, and what it is given beside its input."""
 
 
-def run(steps: Steps, x_BTD: Tensor, recompute: Recompute) -> tuple[Tensor, Any]:
-    """Apply each block to the last one's output with what it is given; return it and the summed balance."""
+InTurn = Callable[[Steps, Tensor], tuple[Tensor, Any]]
+"""What applies steps in turn: in_turn, or what has been compiled of it."""
+
+
+def run(steps: Steps, x_BTD: Tensor, recompute: Recompute, apply: InTurn) -> tuple[Tensor, Any]:
+    """Apply all steps, so many at a time where they are computed again; return what in_turn does."""
     if recompute == "none" or not torch.is_grad_enabled():
-        return _apply(steps, x_BTD)
+        return apply(steps, x_BTD)
     size = 1 if recompute == "selective" else recompute
     context = partial(create_selective_checkpoint_contexts, _keep_products)
     total: Any = None
     for start in range(0, len(steps), size):
         x_BTD, balance = checkpoint(
-            partial(_apply, steps[start : start + size]),
+            partial(apply, steps[start : start + size]),
             x_BTD,
             use_reentrant=False,
             context_fn=context if recompute == "selective" else noop_context_fn,
@@ -42,7 +47,8 @@ def run(steps: Steps, x_BTD: Tensor, recompute: Recompute) -> tuple[Tensor, Any]
     return x_BTD, total
 
 
-def _apply(steps: Steps, x_BTD: Tensor) -> tuple[Tensor, Any]:
+def in_turn(steps: Steps, x_BTD: Tensor) -> tuple[Tensor, Any]:
+    """Apply each block to the last one's output with what it is given; return it and the summed balance."""
     total: Any = None
     for block, given in steps:
         x_BTD, balance = block(x_BTD, *given)

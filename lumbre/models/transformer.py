@@ -17,7 +17,7 @@ from lumbre.models.layers import build_norm, take
 from lumbre.models.mixture import MixtureConfig, MixtureOfExperts
 from lumbre.models.mlp import Mlp
 from lumbre.models.position import Rotation
-from lumbre.models.recompute import Recompute, Steps, run
+from lumbre.models.recompute import InTurn, Recompute, Steps, in_turn, run
 from lumbre.models.tensor import TensorParallel
 
 FEW = 0.9
@@ -129,6 +129,8 @@ class Transformer(nn.Module):
         self.final_norm = _norm(config) if config.has_final_norm else None
         self.attention_kernel: KernelName = "auto"
         self.recompute: Recompute = "none"
+        self.in_turn: InTurn = in_turn
+        """What applies the blocks."""
         self.sequence = SequenceParallel()
         """Which part of each row a forward pass on this rank is given."""
         self.tensor = TensorParallel()
@@ -200,7 +202,7 @@ class Transformer(nn.Module):
             # What the last block does after attending is seen by nobody else.
             steps[-1] = (last, (*steps[-1][1], rows_M))
             rows_M = None
-        x_BTD, balance = run(steps, x_BTD, self.recompute if self.training else "none")
+        x_BTD, balance = run(steps, x_BTD, self.recompute if self.training else "none", self.in_turn)
         if rows_M is not None:
             x_BTD = take(x_BTD.flatten(0, 1), rows_M)
         return Hidden(x_BTD if self.final_norm is None else self.final_norm(x_BTD), balance)

@@ -22,14 +22,36 @@ CASES: list[dict[str, Any]] = [
         "activation_checkpointing": 1,
     },
     {"id": "encoder-zero2-compiled", "engine": "deepspeed", "stage": 2, "micro": 8, "compile": True},
+    *(
+        {"id": f"{model}-trunk", "engine": "accelerate", "micro": 8, "model": model, "compile": "trunk"}
+        for model in MODELS
+    ),
+    {
+        "id": "encoder-recomputed-trunk",
+        "engine": "accelerate",
+        "micro": 8,
+        "compile": "trunk",
+        "activation_checkpointing": 1,
+    },
 ]
-COMPILED = [case["id"] for case in CASES if case.get("compile")]
+PAIRS: list[dict[str, Any]] = [
+    {"id": "encoder-zero2-trunk", "engine": "deepspeed", "stage": 2, "micro": 4, "compile": "trunk"},
+    {"id": "encoder-zero3-trunk", "engine": "deepspeed", "stage": 3, "micro": 4, "compile": "trunk"},
+    {
+        "id": "encoder-sequence-trunk",
+        "engine": "accelerate",
+        "micro": 8,
+        "compile": "trunk",
+        "sequence_parallel": 2,
+    },
+]
+COMPILED = [case["id"] for case in [*CASES, *PAIRS] if case.get("compile")]
 
 
 @pytest.fixture(scope="module")
 def results(run_groups: "RunGroups") -> "Results":
-    """Run every case in one process."""
-    return run_groups({1: CASES}, "")
+    """Run the cases of one process, and those of two."""
+    return run_groups({1: CASES, 2: PAIRS}, "")
 
 
 @pytest.mark.slow

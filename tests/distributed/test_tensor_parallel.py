@@ -37,6 +37,7 @@ CELLS = [
     shared("wide-replaced-token", "zero1"),
     shared("gpt-tiny", "zero1", recompute="selective"),
     shared("gpt-tiny", "zero2", offload="cpu"),
+    shared("gpt-tiny", "zero1", compile="trunk"),
     shared("bert-tiny", "zero0", ranks=4),
     shared("bert-tiny", "zero2", ranks=4),
     shared("llama-tiny", "zero1", ranks=4, sequence_parallel=2),

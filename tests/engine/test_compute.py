@@ -10,6 +10,7 @@ from lumbre.engine import AccelerateConfig
 from lumbre.engine.compute import set_up
 from lumbre.errors import ConfigError
 from lumbre.models import LanguageModel, Transformer, TransformerConfig
+from lumbre.models.recompute import in_turn
 
 
 def model_of(**keys: Any) -> LanguageModel:
@@ -20,10 +21,13 @@ def model_of(**keys: Any) -> LanguageModel:
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")
+@pytest.mark.parametrize("compiled", [True, "trunk"])
 @pytest.mark.parametrize("keys", [{}, {"num_decoder_layers": 2}], ids=str)
-def test_kernel_recomputation_and_compilation_reach_every_stack(keys: dict[str, Any]) -> None:
+def test_kernel_recomputation_and_compilation_reach_every_stack(
+    keys: dict[str, Any], compiled: bool | str
+) -> None:
     model = model_of(**keys)
-    asked = {"attention_kernel": "dense", "activation_checkpointing": 2, "compile": True}
+    asked = {"attention_kernel": "dense", "activation_checkpointing": 2, "compile": compiled}
     limit = torch._dynamo.config.recompile_limit
     set_up(model, AccelerateConfig.model_validate(asked))
     torch._dynamo.config.recompile_limit = limit
@@ -31,10 +35,13 @@ def test_kernel_recomputation_and_compilation_reach_every_stack(keys: dict[str, 
     assert len(trunks) == (2 if keys else 1)
     for trunk in trunks:
         assert (trunk.attention_kernel, trunk.recompute) == ("dense", 2)
-        assert all(block._compiled_call_impl is not None for block in trunk.blocks)
+        by_itself = [block._compiled_call_impl is not None for block in trunk.blocks]
+        assert by_itself == [compiled is True] * 2
+        assert (trunk.in_turn is in_turn) == (compiled is True)
     plain = model_of(**keys)
     set_up(plain, AccelerateConfig())
     assert all(getattr(part, "_compiled_call_impl", None) is None for part in plain.modules())
+    assert all(part.in_turn is in_turn for part in plain.modules() if isinstance(part, Transformer))
 
 
 def test_a_model_of_transformers_recomputes_and_has_its_own_kernels() -> None:
