@@ -45,6 +45,7 @@ GAINS = (
     StepGain("engine.keep_freed_memory", "true", "false", ("gpt-0.8m", "gpt-14m", "bert-4x256")),
     StepGain("engine.float32_products", "auto", "mkl", ("gpt-14m", "bert-4x256")),
     StepGain("engine.compile", "true", "false", ("gpt-0.8m", "gpt-14m", "bert-4x256")),
+    StepGain("engine.compile", "trunk", "false", ("gpt-0.8m", "gpt-14m", "bert-4x256")),
     StepGain("engine.attention_kernel", "auto", "dense", ("bert-4x256",)),
     StepGain("data.packing", "{type: concatenate}", "{type: pad}", ("bert-4x256",)),
     StepGain("engine.precision", "bfloat16", "float32", ("gpt-14m",)),
