@@ -144,7 +144,7 @@ def seconds(shape: Shape, stage: int, rounds: int) -> dict[str, list[float]]:
                 engine.backward(loss / (ranks * batch["targets"]))
             norm = engine.step(RATE)
             clocks.is_on = False
-            found.setdefault(INSIDE, []).append(clocks.seconds.pop("communication"))
+            found.setdefault(INSIDE, []).append(clocks.seconds.pop("communication", 0.0))
 
         def by_itself() -> None:
             loss = alone(batch["ids"], labels=batch["labels"]).loss

@@ -130,8 +130,8 @@ class EngineConfig(Choice):
     """Time for memory: none; selective, all but products is computed again; or every so many blocks are."""
     compile: bool | Literal["trunk"] = False
     """What torch.compile turns into generated kernels: true, each block by itself, so that all that are alike
-    are compiled once; trunk, all blocks of a stack as one, which is some percent faster where they are small
-    and takes longer to compile with every layer. A model of transformers is compiled whole."""
+    are compiled once; trunk, all blocks of a stack as one, which is faster by a percent or two at most and
+    takes longer to compile with every layer. A model of transformers is compiled whole."""
     cuda_graphs: bool = False
     """Whether on CUDA a compiled block is recorded, and started as one (compile: true). It is for small
     models, whose kernels end before the next are started. Shapes that vary from batch to batch, as the

@@ -60,8 +60,7 @@ class KeepDerivatives(CustomGraphPass):
             if node.target is not aten.mul.Tensor or not _is_last_of(node, BACKWARD):
                 continue
             for derivative in filter(_is_derivative, node.args):
-                given = list(_given(derivative))
-                if len(given) == 1 and all(_feeds_products(one) for one in _activated(given[0])):
+                if all(_feeds_products(one) for x in _given(derivative) for one in _activated(x)):
                     with graph.inserting_after(derivative):
                         kept = graph.call_function(aten.detach.default, (derivative,))
                     kept.meta["val"] = derivative.meta["val"]

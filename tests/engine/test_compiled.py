@@ -146,6 +146,12 @@ def test_a_bias_is_added_after_a_float32_product_and_with_any_other(dtype: torch
     assert (aten.addmm.default in seen.forward) == (not parted)
 
 
+def test_a_matrix_that_is_added_to_a_product_is_no_bias_and_stays_with_it() -> None:
+    given = numbers(torch.float32, (7, 11), (7, 5), (5, 11))
+    _, _, seen = run(torch.addmm, *given, passes=True)
+    assert aten.addmm.default in seen.forward
+
+
 @pytest.mark.parametrize(("whole", "graphs"), [(False, 2), (True, 1)])
 def test_a_trunk_is_one_graph_and_of_blocks_those_that_are_alike_share_one(whole: bool, graphs: int) -> None:
     """The first block has no norm, and the two after it are alike."""
