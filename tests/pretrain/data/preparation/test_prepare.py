@@ -1,5 +1,6 @@
 """Preparation is deterministic: the same bytes for any number of workers and through a kill."""
 
+import gzip
 import json
 import os
 import resource
@@ -100,6 +101,31 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(config, prepared,
     assert written
     assert not before & set(written)
     assert not units.parent.exists()
+
+
+def test_a_unit_that_cannot_be_cut_goes_on_within(data_config, texts, tmp_path, monkeypatch):
+    """A packed file is one unit of many pieces, of which those that are done are not read again."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "all.txt.gz").write_bytes(gzip.compress("\n\n".join(texts).encode()))
+    source = TextConfig(paths=[str(tmp_path / "corpus")], documents="paragraph")
+    config = data_config(tmp_path, tmp_path / "cut").model_copy(update={"sources": [source], "workers": 1})
+    whole = prepare(config.model_copy(update={"folder": str(tmp_path / "whole")}), TOKENIZER)
+    saved = []
+    save = journal.UnitRecord.save
+
+    def stop_after_three(record, file):
+        save(record, file)
+        saved.append(file.name)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal.UnitRecord, "save", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, TOKENIZER)
+    again = prepare(config, TOKENIZER)
+    assert saved[:4] == ["0-0.json", "0-1.json", "0-2.json", "0-3.json"]
+    assert len(saved) == len(set(saved))
+    assert content(again.folder) == content(whole.folder)
 
 
 def test_what_is_prepared_is_not_prepared_again(config, prepared):
